@@ -1,0 +1,177 @@
+package raft
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Config is what a node is made with. It is a value: zero fields mean
+// defaults, and NewNode copies it, checks it and reports every problem at once.
+type Config struct {
+	// ID names this node, for ever: an id that lost its storage must not come
+	// back under the same name.
+	ID NodeID
+
+	// Address is where this node listens, as its peers reach it. It equals
+	// this node's entry in Peers.
+	Address string
+
+	// Peers are the first members of the cluster, this node included, the same
+	// on each founding node. It is used only while the storage is empty.
+	Peers map[NodeID]string
+
+	// Cluster is the cluster's name. It is part of the cluster's fingerprint,
+	// so that nodes of two clusters never take each other for peers.
+	Cluster string
+
+	// Storage keeps term, vote and log. A node that is made again with the
+	// Storage that it had goes on where it was.
+	Storage Storage
+
+	// HeartbeatInterval is the time between two heartbeats of a leader.
+	// Default 100 ms.
+	HeartbeatInterval time.Duration
+
+	// ElectionTimeout is how long a node stays quiet without hearing from a
+	// leader: each wait is drawn anew from [ElectionTimeout, 2*ElectionTimeout).
+	// A leader that has not heard from a majority for as long steps down. At
+	// least 3 heartbeats; default 500 ms.
+	ElectionTimeout time.Duration
+
+	// DiskStallLimit is how long a leader's write may take until it gives up
+	// leadership. Default 5 election timeouts.
+	DiskStallLimit time.Duration
+
+	// MaxCommandBytes is the size of the largest command that Propose takes.
+	// Default 1 MiB, at most 32 MiB.
+	MaxCommandBytes int
+
+	// MaxBatchBytes bounds the entries in one AppendEntries; one entry is
+	// always sent, however large. Default 1 MiB, at most 16 MiB.
+	MaxBatchBytes int
+
+	// MaxInflightBytes bounds the entries that are under way to one peer.
+	// Default 16 MiB; at least one batch is always sent.
+	MaxInflightBytes int
+
+	// MaxInflightMessages bounds the AppendEntries that are under way to one
+	// peer. Default 64.
+	MaxInflightMessages int
+
+	// MaxPendingBytes bounds the queue of proposals that are not in the log
+	// yet. Propose waits for room, ProposeAsync reports ErrOverloaded.
+	// Default 64 MiB.
+	MaxPendingBytes int
+
+	// MaxUnappliedBytes bounds what a leader's log holds beyond the applied
+	// index: while it is exceeded, proposals wait in their queue. It is how a
+	// slow state machine, or a lost quorum, slows down its callers.
+	// Default 64 MiB.
+	MaxUnappliedBytes int
+
+	// Logger receives what operators want to know; nothing is logged per
+	// message. nil: silent.
+	Logger *zap.Logger
+}
+
+// NewConfig returns a Config for one of the founding members of a cluster,
+// with default settings.
+func NewConfig(id NodeID, address string, peers map[NodeID]string) Config {
+	return Config{ID: id, Address: address, Peers: maps.Clone(peers)}
+}
+
+// withDefaults returns a copy in which zero fields have their defaults.
+func (c Config) withDefaults() Config {
+	c.Peers = maps.Clone(c.Peers)
+	defaultTo(&c.HeartbeatInterval, 100*time.Millisecond)
+	defaultTo(&c.ElectionTimeout, max(500*time.Millisecond, 3*c.HeartbeatInterval))
+	defaultTo(&c.DiskStallLimit, 5*c.ElectionTimeout)
+	defaultTo(&c.MaxCommandBytes, 1<<20)
+	defaultTo(&c.MaxBatchBytes, 1<<20)
+	defaultTo(&c.MaxInflightBytes, 16<<20)
+	defaultTo(&c.MaxInflightMessages, 64)
+	defaultTo(&c.MaxPendingBytes, max(64<<20, 2*c.MaxCommandBytes))
+	defaultTo(&c.MaxUnappliedBytes, 64<<20)
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	return c
+}
+
+func defaultTo[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate reports every problem of a Config whose defaults are filled in.
+func (c Config) validate() error {
+	var problems []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.ID.valid(), "ID %q: want 1 to 128 bytes of [A-Za-z0-9._-], not starting with a dot", c.ID)
+	check(c.Address != "", "Address is empty: want where peers reach this node")
+	check(c.Storage != nil, "Storage is nil: want where term, vote and log are kept, such as NewMemoryStorage()")
+	check(len(c.Peers) > 0, "Peers is empty: want the first members, this node included")
+	if address, ok := c.Peers[c.ID]; len(c.Peers) > 0 {
+		check(ok, "Peers has no entry for this node, %q", c.ID)
+		check(!ok || address == c.Address, "Peers has this node at %q, Address is %q: want them equal", address, c.Address)
+	}
+	seen := map[string]NodeID{}
+	for _, id := range sortedKeys(c.Peers) {
+		address := c.Peers[id]
+		check(id.valid(), "Peers: id %q: want 1 to 128 bytes of [A-Za-z0-9._-], not starting with a dot", id)
+		check(address != "", "Peers: %q has no address", id)
+		if other, ok := seen[address]; ok && address != "" {
+			check(false, "Peers: %q and %q have the same address %q", other, id, address)
+		}
+		seen[address] = id
+	}
+	check(len(c.Cluster) <= maxNameBytes, "Cluster has %d bytes: want at most %d", len(c.Cluster), maxNameBytes)
+	check(c.HeartbeatInterval > 0, "HeartbeatInterval is %v: want more than 0", c.HeartbeatInterval)
+	check(c.ElectionTimeout >= 3*c.HeartbeatInterval, "ElectionTimeout is %v: want at least 3 heartbeats, %v", c.ElectionTimeout, 3*c.HeartbeatInterval)
+	check(c.DiskStallLimit >= c.ElectionTimeout, "DiskStallLimit is %v: want at least the ElectionTimeout, %v", c.DiskStallLimit, c.ElectionTimeout)
+	checkBytes := func(name string, value, least, most int) {
+		check(value >= least && value <= most, "%s is %d: want %d to %d", name, value, least, most)
+	}
+	checkBytes("MaxCommandBytes", c.MaxCommandBytes, 1, 32<<20)
+	checkBytes("MaxBatchBytes", c.MaxBatchBytes, 1, 16<<20)
+	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, 1<<32)
+	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, 1<<16)
+	checkBytes("MaxPendingBytes", c.MaxPendingBytes, entrySize(c.MaxCommandBytes), 1<<40)
+	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, 1<<40)
+	if len(problems) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w of node %q: %w", ErrConfig, c.ID, errors.Join(problems...))
+}
+
+// Longest names, in bytes.
+const (
+	maxIDBytes      = 128
+	maxNameBytes    = 256
+	maxAddressBytes = 1024
+)
+
+// valid reports whether id may name a node.
+func (id NodeID) valid() bool {
+	if len(id) == 0 || len(id) > maxIDBytes || id[0] == '.' {
+		return false
+	}
+	for _, b := range []byte(id) {
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '.', b == '_', b == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}

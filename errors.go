@@ -1,0 +1,228 @@
+package raft
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of a proposal that is certainly not in the log. All of them match
+// [ErrNotAccepted], so a caller that only wants to know whether a retry is
+// safe asks for that one.
+var (
+	// ErrNotAccepted is matched by every error that says: the command is not
+	// in the log and never will be. Proposing it again cannot apply it twice.
+	ErrNotAccepted = errors.New("raft: not accepted")
+
+	// ErrNotLeader is matched by [*NotLeaderError], which is returned by a
+	// node that is not the leader.
+	ErrNotLeader error = &notAccepted{"raft: not the leader"}
+
+	// ErrOverloaded is returned by ProposeAsync when the queue of proposals
+	// holds MaxPendingBytes already. Propose waits instead.
+	ErrOverloaded error = &notAccepted{"raft: overloaded: the queue of proposals is full"}
+
+	// ErrTooLarge is returned for a command of more than MaxCommandBytes.
+	ErrTooLarge error = &notAccepted{"raft: command too large"}
+
+	// ErrStopped is returned by every call on a node that has stopped, and
+	// to proposals that it had not accepted when it stopped.
+	ErrStopped error = &notAccepted{"raft: node stopped"}
+
+	// ErrUnreachable is returned by a transport when a request was certainly
+	// not handed over to the peer: no connection, or a full queue.
+	ErrUnreachable error = &notAccepted{"raft: peer unreachable"}
+)
+
+// ErrOutcomeUnknown is matched by [*OutcomeUnknownError]: the command was
+// accepted, and whether it will be applied is not known here. Proposing it
+// again may apply it twice.
+var ErrOutcomeUnknown = errors.New("raft: outcome unknown")
+
+// Errors of starting a node.
+var (
+	// ErrConfig is matched by the error that NewNode returns for a Config
+	// with problems. Its text names every one of them.
+	ErrConfig = errors.New("raft: invalid configuration")
+
+	// ErrAlreadyRun is returned by Run when it was called before.
+	ErrAlreadyRun = errors.New("raft: Run was called before")
+)
+
+// Errors between nodes. A Handler returns them, and transports carry them to
+// the caller as codes, so that errors.Is holds on the other side.
+var (
+	// ErrUnsupported is returned for a kind of request that this node does
+	// not serve (yet).
+	ErrUnsupported = errors.New("raft: this node does not serve requests of that kind")
+
+	// ErrWrongCluster is returned for a request whose fingerprint is another
+	// cluster's: the peers were founded with another name or other members.
+	ErrWrongCluster = errors.New("raft: request from another cluster")
+
+	// ErrWrongNode is returned for a request that is addressed to another
+	// node, or whose sender does not name itself.
+	ErrWrongNode = errors.New("raft: request for another node")
+
+	// ErrOtherDisk is returned for a request from a peer that came back with
+	// another disk under its old name: what it promised before is lost, so it
+	// does not count any more.
+	ErrOtherDisk = errors.New("raft: peer came back with another disk")
+
+	// ErrInvalidMessage is returned for bytes or fields that no correct peer sends.
+	ErrInvalidMessage = errors.New("raft: invalid message")
+)
+
+// notAccepted is the class of errors below ErrNotAccepted.
+type notAccepted struct{ text string }
+
+func (e *notAccepted) Error() string        { return e.text }
+func (e *notAccepted) Is(target error) bool { return target == ErrNotAccepted }
+
+// NotLeaderError is returned by a node that is not the leader. It matches
+// [ErrNotLeader] and [ErrNotAccepted].
+type NotLeaderError struct {
+	Leader  NodeID // the leader that this node knows; empty: none
+	Address string // where that leader listens; empty: not known
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return "raft: not the leader, and no leader is known"
+	}
+	return fmt.Sprintf("raft: not the leader: that is %s at %s", e.Leader, e.Address)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) and errors.Is(err, ErrNotAccepted) hold.
+func (e *NotLeaderError) Is(target error) bool {
+	return target == ErrNotLeader || target == ErrNotAccepted
+}
+
+// OutcomeUnknownError is returned for a command that was accepted, when the
+// caller's context ended, leadership was lost or the node stopped before the
+// outcome was known. It matches [ErrOutcomeUnknown] and never [ErrNotAccepted].
+type OutcomeUnknownError struct {
+	Index Index // where the command stands in the log; 0: not known
+	Term  Term  // the term it was proposed in; 0: not known
+	Cause error // why the wait ended
+}
+
+func (e *OutcomeUnknownError) Error() string {
+	if e.Index == 0 {
+		return fmt.Sprintf("raft: outcome unknown: the command was accepted, then: %v", e.Cause)
+	}
+	return fmt.Sprintf("raft: outcome unknown: the command was accepted at index %d in term %d, then: %v", e.Index, e.Term, e.Cause)
+}
+
+// Is makes errors.Is(err, ErrOutcomeUnknown) hold.
+func (e *OutcomeUnknownError) Is(target error) bool { return target == ErrOutcomeUnknown }
+
+// Unwrap returns the cause, unless the cause on its own would say that a retry
+// is safe: no error is of both classes.
+func (e *OutcomeUnknownError) Unwrap() error { return unclassified(e.Cause) }
+
+// ApplyError is returned by Propose when the command was committed and the
+// state machine refused it: the error is part of the command's result, the
+// same on every node.
+type ApplyError struct {
+	Index Index
+	Err   error // what Apply returned
+}
+
+func (e *ApplyError) Error() string {
+	return fmt.Sprintf("raft: command at index %d was applied and refused by the state machine: %v", e.Index, e.Err)
+}
+
+// Unwrap returns the state machine's error, unless that would make a command
+// that was applied look like one that is safe to retry.
+func (e *ApplyError) Unwrap() error { return unclassified(e.Err) }
+
+// unclassified returns err, or nil if err is of one of the two outcome classes.
+func unclassified(err error) error {
+	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) {
+		return nil
+	}
+	return err
+}
+
+// ErrorCode is how an error crosses the wire. The numbers are part of the
+// protocol and never change.
+type ErrorCode uint16
+
+// The codes. CodeInternal stands for every error without a code of its own.
+const (
+	CodeOK             ErrorCode = 0
+	CodeInternal       ErrorCode = 1
+	CodeNotAccepted    ErrorCode = 2
+	CodeNotLeader      ErrorCode = 3
+	CodeOverloaded     ErrorCode = 4
+	CodeTooLarge       ErrorCode = 5
+	CodeStopped        ErrorCode = 6
+	CodeUnreachable    ErrorCode = 7
+	CodeOutcomeUnknown ErrorCode = 8
+	CodeApply          ErrorCode = 9
+	CodeUnsupported    ErrorCode = 10
+	CodeWrongCluster   ErrorCode = 11
+	CodeWrongNode      ErrorCode = 12
+	CodeOtherDisk      ErrorCode = 13
+	CodeInvalidMessage ErrorCode = 14
+)
+
+// codes pairs each code with its sentinel, most specific first: CodeOf takes
+// the first that matches.
+var codes = []struct {
+	code     ErrorCode
+	sentinel error
+}{
+	{CodeNotLeader, ErrNotLeader},
+	{CodeOverloaded, ErrOverloaded},
+	{CodeTooLarge, ErrTooLarge},
+	{CodeStopped, ErrStopped},
+	{CodeUnreachable, ErrUnreachable},
+	{CodeNotAccepted, ErrNotAccepted},
+	{CodeOutcomeUnknown, ErrOutcomeUnknown},
+	{CodeUnsupported, ErrUnsupported},
+	{CodeWrongCluster, ErrWrongCluster},
+	{CodeWrongNode, ErrWrongNode},
+	{CodeOtherDisk, ErrOtherDisk},
+	{CodeInvalidMessage, ErrInvalidMessage},
+}
+
+// CodeOf returns the code of err: CodeOK for nil, CodeInternal for an error
+// without a code. For transports: [RemoteError] is its way back.
+func CodeOf(err error) ErrorCode {
+	if err == nil {
+		return CodeOK
+	}
+	var apply *ApplyError
+	if errors.As(err, &apply) {
+		return CodeApply
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.sentinel) {
+			return c.code
+		}
+	}
+	return CodeInternal
+}
+
+// RemoteError is an error that a peer answered with. errors.Is finds in it the
+// sentinel of its code.
+type RemoteError struct {
+	Peer    NodeID
+	Code    ErrorCode
+	Message string // the peer's own words
+}
+
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("raft: peer %s answered: %s", e.Peer, e.Message)
+}
+
+// Unwrap returns the sentinel of the error's code, or nil if it has none here.
+func (e *RemoteError) Unwrap() error {
+	for _, c := range codes {
+		if c.code == e.Code {
+			return c.sentinel
+		}
+	}
+	return nil
+}

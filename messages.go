@@ -1,0 +1,162 @@
+package raft
+
+// NodeID names a member of a cluster: 1 to 128 bytes of [A-Za-z0-9._-], not
+// starting with a dot.
+type NodeID string
+
+// Term is a logical time with at most one leader (thesis §3.3).
+type Term uint64
+
+// Index is a position in the log. The first entry stands at index 1.
+type Index uint64
+
+// Header opens every request. The Node checks it, so that safety never rests
+// on a transport's handshake.
+type Header struct {
+	Fingerprint [16]byte // of the cluster: first bytes of SHA-256 over its name and its first configuration
+	Group       uint64   // 0: reserved for many groups on one transport
+	From, To    NodeID
+	Incarnation uint64 // a random number made with the sender's storage: another number is another disk
+}
+
+// VoteRequest asks for a vote (thesis §3.4), or, with PreVote, whether a vote
+// would be granted (§9.6). The candidate is Header.From.
+type VoteRequest struct {
+	Header
+	Term         Term // the candidate's term; in a pre-vote the one that it would campaign in
+	LastLogIndex Index
+	LastLogTerm  Term
+	PreVote      bool
+	Transfer     bool // the leader asked for this election: stickiness does not refuse it (§3.10)
+}
+
+// VoteResponse answers a VoteRequest.
+type VoteResponse struct {
+	Term        Term // the responder's currentTerm
+	VoteGranted bool
+	PreVote     bool        // echo: this answers a pre-vote
+	Refusal     VoteRefusal // why VoteGranted is false
+	Leader      NodeID      // the leader that the responder follows, if that is why
+	Incarnation uint64      // the responder's
+}
+
+// VoteRefusal says why a vote was refused. The numbers are part of the protocol.
+type VoteRefusal uint8
+
+// The reasons of a refusal.
+const (
+	RefusalNone      VoteRefusal = 0 // granted, or no reason given
+	RefusalStaleTerm VoteRefusal = 1 // the responder is in a later term
+	RefusalHasLeader VoteRefusal = 2 // the responder hears from a leader (§4.2.3)
+	RefusalVoted     VoteRefusal = 3 // the responder voted for another candidate in this term
+	RefusalLongerLog VoteRefusal = 4 // the responder's log is more up-to-date (§3.6.1)
+	RefusalRestarted VoteRefusal = 5 // the responder restarted less than an election timeout ago
+)
+
+// Heartbeat proves contact with the leader, Header.From. It says nothing about
+// the log: Commit never exceeds what the receiver has acknowledged in this
+// term.
+type Heartbeat struct {
+	Header
+	Term          Term
+	Commit        Index
+	Round         uint64 // counts the leader's rounds of heartbeats
+	LeaderAddress string
+}
+
+// HeartbeatResponse answers a Heartbeat.
+type HeartbeatResponse struct {
+	Term        Term
+	Round       uint64 // echo
+	Incarnation uint64
+}
+
+// AppendEntries replicates log entries (thesis §3.5). The leader is Header.From.
+type AppendEntries struct {
+	Header
+	Term          Term
+	PrevLogIndex  Index
+	PrevLogTerm   Term
+	Entries       Entries // consecutive, starting at PrevLogIndex+1; may be empty
+	LeaderCommit  Index
+	LeaderAddress string
+}
+
+// AppendResponse answers an AppendEntries.
+type AppendResponse struct {
+	Term    Term
+	Success bool
+	// Match, with Success, is the last index that this very request verified,
+	// and that is durable with the responder.
+	Match Index
+	// Without Success: PrevLogIndex is that of the request, and ConflictIndex
+	// is the last index at which the two logs may agree, ConflictTerm the term
+	// of the responder's entry there.
+	PrevLogIndex  Index
+	ConflictIndex Index
+	ConflictTerm  Term
+	Incarnation   uint64
+}
+
+// InstallSnapshot carries one chunk of a snapshot (thesis §5.3).
+type InstallSnapshot struct {
+	Header
+	Term      Term
+	LastIndex Index // the last entry that the snapshot replaces
+	LastTerm  Term
+	Transfer  uint64 // names the transfer that the chunk belongs to
+	Size      uint64 // bytes in all
+	Offset    uint64 // of Data
+	Data      []byte
+}
+
+// SnapshotResponse answers an InstallSnapshot.
+type SnapshotResponse struct {
+	Term        Term
+	Next        uint64 // the offset that the responder wants next
+	Match       Index  // once installed: the last index of the responder's log that is settled
+	Incarnation uint64
+}
+
+// TimeoutNow asks the receiver to campaign at once (thesis §3.10).
+type TimeoutNow struct {
+	Header
+	Term Term
+}
+
+// TimeoutNowResponse answers a TimeoutNow.
+type TimeoutNowResponse struct {
+	Term        Term
+	Started     bool // the responder campaigns
+	Incarnation uint64
+}
+
+// ForwardKind says what a ForwardRequest asks the leader to do. The numbers
+// are part of the protocol.
+type ForwardKind uint8
+
+// The calls that a node forwards to its leader.
+const (
+	ForwardPropose       ForwardKind = 1
+	ForwardReadIndex     ForwardKind = 2
+	ForwardChangeMembers ForwardKind = 3
+	ForwardTransfer      ForwardKind = 4
+)
+
+// ForwardRequest is a call that a node sends on to its leader, at most once.
+type ForwardRequest struct {
+	Header
+	Kind    ForwardKind
+	Payload []byte
+}
+
+// ForwardResponse answers a ForwardRequest.
+type ForwardResponse struct {
+	Code    ErrorCode // CodeOK, or the class of the error
+	Index   Index
+	Term    Term
+	Leader  NodeID // the leader that the responder knows
+	Address string // and where it listens
+	Message string // the error in words
+	Payload []byte
+}

@@ -1,0 +1,4 @@
+package raft
+
+// Storage placeholder
+type Storage interface{ Close() error }
