@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
+	"sort"
 
 	"github.com/seed-8da499c8/raft/internal/wire"
 )
@@ -164,6 +166,16 @@ func (e Entries) last() Index {
 	return e.runs[len(e.runs)-1].last()
 }
 
+// upTo returns the entries up to an index.
+func (e Entries) upTo(index Index) Entries {
+	end := sort.Search(len(e.runs), func(i int) bool { return e.runs[i].last() > index })
+	if end == len(e.runs) || e.runs[end].first > index {
+		return Entries{e.runs[:end:end]}
+	}
+	head, _ := e.runs[end].split(int(index-e.runs[end].first) + 1)
+	return Entries{append(e.runs[:end:end], head)}
+}
+
 // Size returns how many bytes the entries take in memory and, but for a few
 // bytes of headers, on the wire and on disk.
 func (e Entries) Size() int {
@@ -230,3 +242,173 @@ func (e Entries) groupCount(i int) int {
 	}
 	return n
 }
+
+// raftLog is the log as the core sees it: what it holds, what of that was
+// handed to the storage, and what is durable. Index 0 is the empty log before
+// the first entry, with term 0.
+//
+//	1 ............ durable ......... handed ......... last
+//	  on disk              | being written | not yet handed over
+type raftLog struct {
+	runs    []run // the elements below len are never overwritten: messages share them
+	durable Index // the last index up to which this log is on disk
+	handed  Index // the last index handed to the storage, in the write under way at the latest
+	writing Index // what becomes durable when the write under way ends; falls with a truncation
+	bytes   int   // of all entries
+}
+
+// newLog returns a log of entries that are durable.
+func newLog(entries Entries) raftLog {
+	l := raftLog{runs: slices.Clip(entries.runs), bytes: entries.Size()}
+	l.durable, l.handed, l.writing = l.last(), l.last(), l.last()
+	return l
+}
+
+func (l *raftLog) clone() raftLog {
+	c := *l
+	c.runs = slices.Clip(c.runs)
+	l.runs = slices.Clip(l.runs)
+	return c
+}
+
+// last returns the index of the last entry.
+func (l *raftLog) last() Index { return Entries{l.runs}.last() }
+
+// lastTerm returns the term of the last entry.
+func (l *raftLog) lastTerm() Term {
+	if len(l.runs) == 0 {
+		return 0
+	}
+	return l.runs[len(l.runs)-1].term
+}
+
+// position returns the number of the run that holds index.
+func (l *raftLog) position(index Index) int {
+	return sort.Search(len(l.runs), func(i int) bool { return l.runs[i].last() >= index })
+}
+
+// term returns the term of the entry at index, and whether the log knows it.
+func (l *raftLog) term(index Index) (Term, bool) {
+	if index == 0 {
+		return 0, true
+	}
+	if index > l.last() {
+		return 0, false
+	}
+	return l.runs[l.position(index)].term, true
+}
+
+// matches reports whether the log has an entry of that term at index: then it
+// equals the other log in all entries up to there (thesis §3.5, Log Matching).
+func (l *raftLog) matches(index Index, term Term) bool {
+	have, ok := l.term(index)
+	return ok && have == term
+}
+
+// moreUpToDate reports whether this log is more up-to-date than one that ends
+// with that entry: the later term wins, then the longer log (thesis §3.6.1).
+func (l *raftLog) moreUpToDate(index Index, term Term) bool {
+	if l.lastTerm() != term {
+		return l.lastTerm() > term
+	}
+	return l.last() > index
+}
+
+// agreement returns the last index, at most the one given, whose entry's term
+// does not exceed term, and that entry's term. Beyond it this log cannot agree
+// with a log that has an entry of that term at the given index, since terms
+// never fall along a log.
+func (l *raftLog) agreement(index Index, term Term) (Index, Term) {
+	index = min(index, l.last())
+	for i := l.position(index); index > 0 && l.runs[i].term > term; i-- {
+		index = l.runs[i].first - 1
+	}
+	have, _ := l.term(index)
+	return index, have
+}
+
+// from returns entries that start at index, whole runs of at most maxBytes as
+// far as possible, and one entry at least if there is one.
+func (l *raftLog) from(index Index, maxBytes int) Entries {
+	if index > l.last() {
+		return Entries{}
+	}
+	i := l.position(index)
+	head := l.runs[i]
+	if skip := int(index - head.first); skip > 0 {
+		_, head = head.split(skip)
+	}
+	if len(head.body) > maxBytes && head.count > 1 {
+		head, _ = head.split(head.fitting(maxBytes))
+		return Entries{[]run{head}}
+	}
+	size, end := len(head.body), i+1
+	for end < len(l.runs) && size+len(l.runs[end].body) <= maxBytes {
+		size += len(l.runs[end].body)
+		end++
+	}
+	if head.first == l.runs[i].first {
+		return Entries{l.runs[i:end:end]}
+	}
+	return Entries{append([]run{head}, l.runs[i+1:end]...)}
+}
+
+// fitting returns how many entries of the run fit into maxBytes, 1 at least.
+func (r run) fitting(maxBytes int) int {
+	n, rest := 0, r.body
+	for n < r.count {
+		_, _, rest = readEntry(rest)
+		if n > 0 && len(r.body)-len(rest) > maxBytes {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// appendRun adds entries of one term at the end.
+func (l *raftLog) appendRun(r run) {
+	l.runs = append(l.runs, r)
+	l.bytes += len(r.body)
+}
+
+// replaceFrom adds entries, in place of whatever stands at their first index
+// and behind it. What is removed is no longer durable, nor will the write under
+// way make it so: its late completion must not be taken for the new entries'.
+func (l *raftLog) replaceFrom(entries Entries) error {
+	first := entries.First()
+	if first == 0 || first > l.last()+1 {
+		return fmt.Errorf("%w: entries at %d do not continue a log that ends at %d", ErrInvalidMessage, first, l.last())
+	}
+	if first <= l.last() {
+		l.truncate(first)
+	}
+	for _, r := range entries.runs {
+		l.appendRun(r)
+	}
+	return nil
+}
+
+// truncate removes the entry at index and all behind it.
+func (l *raftLog) truncate(index Index) {
+	i := l.position(index)
+	head := l.runs[i]
+	l.bytes -= Entries{l.runs[i:]}.Size()
+	l.runs = slices.Clip(l.runs[:i]) // the next append copies: messages share what is removed
+	if keep := int(index - head.first); keep > 0 {
+		head, _ = head.split(keep)
+		l.appendRun(head)
+	}
+	l.durable = min(l.durable, index-1)
+	l.handed = min(l.handed, index-1)
+	l.writing = min(l.writing, index-1)
+}
+
+// unhanded returns what was not handed to the storage yet.
+func (l *raftLog) unhanded() Entries { return l.from(l.handed+1, math.MaxInt) }
+
+// hand marks everything as handed to the storage.
+func (l *raftLog) hand() { l.handed, l.writing = l.last(), l.last() }
+
+// written marks as durable what the write that ended has made so.
+func (l *raftLog) written() { l.durable = max(l.durable, l.writing) }

@@ -2,9 +2,165 @@ package raft
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
 )
+
+// MemberRole says what a member counts for. The numbers are part of the
+// protocol and of the disk format.
+type MemberRole uint8
+
+// The roles of members.
+const (
+	Voter MemberRole = 1
+)
+
+func (r MemberRole) String() string {
+	if r == Voter {
+		return "voter"
+	}
+	return fmt.Sprintf("member role(%d)", uint8(r))
+}
+
+// MarshalText makes roles readable in JSON.
+func (r MemberRole) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// Member is a node that takes part in a cluster.
+type Member struct {
+	ID      NodeID     `json:"id"`
+	Address string     `json:"address"`
+	Role    MemberRole `json:"role"`
+}
+
+// configuration is who takes part, as an entry of the log says (thesis ch. 4).
+type configuration struct {
+	index   Index
+	members []Member // sorted by ID
+}
+
+// member returns the member of that id.
+func (c configuration) member(id NodeID) (Member, bool) {
+	i, ok := slices.BinarySearchFunc(c.members, id, func(m Member, id NodeID) int { return cmp.Compare(m.ID, id) })
+	if !ok {
+		return Member{}, false
+	}
+	return c.members[i], true
+}
+
+// addresses returns where the members listen.
+func (c configuration) addresses() map[NodeID]string {
+	book := make(map[NodeID]string, len(c.members))
+	for _, m := range c.members {
+		book[m.ID] = m.Address
+	}
+	return book
+}
+
+// encode returns the data of a configuration entry,
+//
+//	[[[id, address, role], ...]]
+//
+// the same bytes for the same members.
+func (c configuration) encode() []byte {
+	dst := wire.AppendArrayLen(nil, 1)
+	dst = wire.AppendArrayLen(dst, len(c.members))
+	for _, m := range c.members {
+		dst = wire.AppendArrayLen(dst, 3)
+		dst = wire.AppendString(dst, string(m.ID))
+		dst = wire.AppendString(dst, m.Address)
+		dst = wire.AppendUint(dst, uint64(m.Role))
+	}
+	return dst
+}
+
+// decodeConfiguration reads what encode wrote; further fields are ignored.
+func decodeConfiguration(index Index, data []byte) (configuration, error) {
+	c := configuration{index: index}
+	r := wire.NewReader(data)
+	fields := r.ArrayLen()
+	for range r.ArrayLen() {
+		n := r.ArrayLen()
+		m := Member{ID: NodeID(r.String(maxIDBytes)), Address: r.String(maxAddressBytes), Role: MemberRole(r.Uint())}
+		r.Skip(n - 3)
+		c.members = append(c.members, m)
+	}
+	r.Skip(fields - 1)
+	if r.Err() != nil {
+		return configuration{}, fmt.Errorf("%w: configuration entry %d: %w", ErrInvalidMessage, index, r.Err())
+	}
+	if len(c.members) == 0 || !slices.IsSortedFunc(c.members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) }) {
+		return configuration{}, fmt.Errorf("%w: configuration entry %d has no members, or not in order", ErrInvalidMessage, index)
+	}
+	return c, nil
+}
+
+// bootstrap returns what every founding node starts with: the members, sorted
+// by id, as entry 1 of term 1, committed. The bytes are the same on each of
+// them, and so is the cluster's fingerprint, which is made of its name and
+// these bytes: nodes that were founded with other peers are another cluster's.
+func bootstrap(config Config, incarnation uint64) SaveBatch {
+	var first configuration
+	for _, id := range sortedKeys(config.Peers) {
+		first.members = append(first.members, Member{ID: id, Address: config.Peers[id], Role: Voter})
+	}
+	data := first.encode()
+	sum := sha256.Sum256(append(wire.AppendString(nil, config.Cluster), data...))
+	state := &HardState{Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16])}
+	return SaveBatch{
+		HardState: state,
+		Commit:    1,
+		Entries:   MakeEntries(LogEntry{Term: 1, Index: 1, Kind: EntryConfiguration, Data: data}),
+	}
+}
+
+// loadConfiguration takes the last configuration of the log: it is in force
+// from the moment that it is in the log, committed or not (§4.1).
+func (c *core) loadConfiguration() error {
+	for entry := range (Entries{c.log.runs}).All() {
+		if entry.Kind != EntryConfiguration {
+			continue
+		}
+		configuration, err := decodeConfiguration(entry.Index, entry.Data)
+		if err != nil {
+			return err
+		}
+		c.configuration = configuration
+	}
+	if len(c.configuration.members) == 0 {
+		return fmt.Errorf("raft: storage of node %q holds a log without a configuration", c.settings.id)
+	}
+	return nil
+}
+
+// isVoter reports whether id counts in elections and commits.
+func (c *core) isVoter(id NodeID) bool {
+	m, ok := c.configuration.member(id)
+	return ok && m.Role == Voter
+}
+
+// soleVoter reports whether this node alone is a majority.
+func (c *core) soleVoter() bool {
+	return len(c.configuration.members) == 1 && c.isVoter(c.settings.id)
+}
+
+// meet checks a member's incarnation against the one that it was first met in,
+// which it records at the first contact. What such a member says counts once
+// the record is durable; true says that it is.
+func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
+	i, known := slices.BinarySearchFunc(c.contacts, id, func(contact Contact, id NodeID) int { return cmp.Compare(contact.ID, id) })
+	if known && c.contacts[i].Incarnation != incarnation {
+		return false, fmt.Errorf("%w: %s was first met as %016x and is now %016x: what it promised before is lost, and it does not count", ErrOtherDisk, id, c.contacts[i].Incarnation, incarnation)
+	}
+	if !known {
+		c.contacts = slices.Insert(slices.Clone(c.contacts), i, Contact{id, incarnation})
+		c.lastMet = c.remember()
+	}
+	return c.lastMet <= c.durable, nil
+}
 
 // sortedKeys returns the keys of m in order, so that no order of map iteration
 // leaks into anything.

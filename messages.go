@@ -1,5 +1,7 @@
 package raft
 
+import "fmt"
+
 // NodeID names a member of a cluster: 1 to 128 bytes of [A-Za-z0-9._-], not
 // starting with a dot.
 type NodeID string
@@ -159,4 +161,35 @@ type ForwardResponse struct {
 	Address string // and where it listens
 	Message string // the error in words
 	Payload []byte
+}
+
+// valid checks what no decoder can: how the fields fit together. Whatever
+// passes cannot break an invariant of the core.
+func (r *VoteRequest) valid() error {
+	if r.Term == 0 || r.LastLogTerm > r.Term {
+		return fmt.Errorf("%w: vote request of term %d with a log that ends in term %d", ErrInvalidMessage, r.Term, r.LastLogTerm)
+	}
+	return nil
+}
+
+func (r *Heartbeat) valid() error {
+	if r.Term == 0 {
+		return fmt.Errorf("%w: heartbeat of term 0", ErrInvalidMessage)
+	}
+	return nil
+}
+
+func (r *AppendEntries) valid() error {
+	first, firstTerm, lastTerm := r.PrevLogIndex+1, r.PrevLogTerm, r.PrevLogTerm
+	if n := len(r.Entries.runs); n > 0 {
+		first, firstTerm, lastTerm = r.Entries.First(), r.Entries.runs[0].term, r.Entries.runs[n-1].term
+	}
+	switch {
+	case r.Term == 0 || lastTerm > r.Term || firstTerm < r.PrevLogTerm:
+		return fmt.Errorf("%w: entries of terms %d to %d after term %d, from a leader of term %d", ErrInvalidMessage, firstTerm, lastTerm, r.PrevLogTerm, r.Term)
+	case first != r.PrevLogIndex+1 || (r.PrevLogIndex == 0) != (r.PrevLogTerm == 0):
+		return fmt.Errorf("%w: entries from %d on after entry %d of term %d", ErrInvalidMessage, first, r.PrevLogIndex, r.PrevLogTerm)
+	default:
+		return nil
+	}
 }

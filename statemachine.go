@@ -1,5 +1,14 @@
 package raft
 
+import (
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
 // StateMachine is what the cluster replicates: the application's state, which
 // changes by commands alone. All three methods are called from one goroutine
 // of the node. They must be deterministic, since every member runs the same
@@ -40,4 +49,151 @@ type BatchStateMachine interface {
 	// ApplyBatch executes the commands in order and writes the result of
 	// commands[i] to results[i]. Both slices are reused after the return.
 	ApplyBatch(commands []Command, results []ApplyResult)
+}
+
+// Result is what a command led to.
+type Result struct {
+	Index    Index  // where it stands in the log
+	Term     Term   // of its entry
+	Response []byte // what the state machine returned
+}
+
+// applyTask is a stretch of committed entries for the applier, and who waits
+// for them. The applier and a node that stops share it.
+type applyTask struct {
+	entries Entries
+
+	mu      sync.Mutex
+	waiting []waitingRun // not answered yet, in order
+}
+
+// claim returns the waits for entries up to an index, which from then on are
+// the caller's to end.
+func (t *applyTask) claim(index Index) []waitingRun {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return takeWaiting(&t.waiting, index)
+}
+
+// applier feeds committed commands to the state machine and answers their
+// proposers. It runs on a goroutine of its own.
+type applier struct {
+	machine StateMachine
+	batcher BatchStateMachine // instead, if the machine is one
+	report  func(event any)   // tells the loop
+	stopped *atomic.Bool      // the node stops: leave the rest of the task
+
+	commands []Command
+	results  []ApplyResult
+}
+
+func newApplier(machine StateMachine, report func(any), stopped *atomic.Bool) *applier {
+	batcher, _ := machine.(BatchStateMachine)
+	return &applier{machine: machine, batcher: batcher, report: report, stopped: stopped}
+}
+
+const (
+	// maxApplyCommands bounds a chunk: what ApplyBatch is given at once.
+	maxApplyCommands = 4096
+
+	// slowChunk is when a chunk took long enough for the next not to be larger.
+	slowChunk = 5 * time.Millisecond
+)
+
+// run applies a task in chunks, and answers after each. A batching machine gets
+// as much as there is. For any other the chunks grow from one command to two,
+// four and so on, as long as that goes fast: so many answers are given together,
+// and none waits for long.
+func (a *applier) run(task *applyTask) error {
+	size := 1
+	if a.batcher != nil {
+		size = maxApplyCommands
+	}
+	a.commands = a.commands[:0]
+	bytes, reached := 0, Index(0)
+	start := time.Now()
+	for entry := range task.entries.All() {
+		bytes, reached = bytes+entrySize(len(entry.Data)), entry.Index
+		if entry.Kind != EntryCommand {
+			continue
+		}
+		a.commands = append(a.commands, Command{entry.Index, entry.Term, entry.Data})
+		if len(a.commands) < size {
+			continue
+		}
+		if err := a.apply(task); err != nil || a.stopped.Load() {
+			return err
+		}
+		a.report(appliedUpTo{index: reached, bytes: bytes})
+		now := time.Now()
+		if took := now.Sub(start); took < slowChunk {
+			size = min(2*size, maxApplyCommands)
+		} else if a.batcher == nil {
+			size = max(1, size/2)
+		}
+		bytes, start = 0, now
+	}
+	if err := a.apply(task); err != nil || a.stopped.Load() {
+		return err
+	}
+	a.report(appliedUpTo{index: reached, bytes: bytes, done: true})
+	return nil
+}
+
+// apply applies the commands gathered, and answers their proposers.
+func (a *applier) apply(task *applyTask) error {
+	n := len(a.commands)
+	if n == 0 {
+		return nil
+	}
+	a.results = slices.Grow(a.results[:0], n)[:n]
+	clear(a.results)
+	if err := a.execute(); err != nil || a.stopped.Load() {
+		return err
+	}
+	a.answer(task)
+	clear(a.commands)
+	a.commands = a.commands[:0]
+	return nil
+}
+
+// execute lets the state machine have the commands gathered. What it panics
+// with stops the node.
+func (a *applier) execute() (err error) {
+	at := a.commands[0].Index
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raft: state machine panicked at entry %d: %v\n%s", at, p, debug.Stack())
+		}
+	}()
+	if a.batcher != nil {
+		a.batcher.ApplyBatch(a.commands, a.results)
+		return nil
+	}
+	for i, command := range a.commands {
+		if a.stopped.Load() {
+			break
+		}
+		at = command.Index
+		a.results[i].Response, a.results[i].Err = a.machine.Apply(command.Data)
+	}
+	return nil
+}
+
+// answer ends the waits for the commands gathered.
+func (a *applier) answer(task *applyTask) {
+	next := 0
+	for _, w := range task.claim(a.commands[len(a.commands)-1].Index) {
+		for i := range w.proposals {
+			index := w.first + Index(i)
+			for a.commands[next].Index < index {
+				next++
+			}
+			result, err := a.results[next], error(nil)
+			if result.Err != nil {
+				err = &ApplyError{index, result.Err}
+			}
+			w.proposals[i].complete(Result{index, w.term, result.Response}, err)
+		}
+	}
 }

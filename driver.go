@@ -1,0 +1,432 @@
+package raft
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+)
+
+// driver is the deterministic layer between the core and the goroutines of a
+// node: it checks what comes in, keeps back what may not leave yet, knows who
+// waits for what, and hands out work so that at most one write and one apply
+// are under way. Like the core it is stepped, by [driver.advance]; it has no
+// goroutine and no channel.
+type driver struct {
+	core     *core
+	verify   bool // check invariants after every step
+	settings driverSettings
+
+	// Kept back until what they promise is durable, each in order.
+	appendReplies []reply
+	replies       []reply
+	requests      []request
+	// Answers of members whose record of the first contact is not durable yet.
+	deferred []deferredEvent
+
+	waiting      []waitingRun // of the leader's own proposals, by index
+	applied      Index
+	appliedBytes int  // of the log up to the applied index
+	applying     bool // an applyTask is out
+
+	rejected map[NodeID]string // peers that this node turned away, and why
+	work     work
+}
+
+type driverSettings struct {
+	maxApplyBytes     int
+	maxUnappliedBytes int
+}
+
+// deferredEvent is an event that waits for a change of the hard state.
+type deferredEvent struct {
+	event  any
+	change uint64
+}
+
+// waitingRun are callers that wait for consecutive entries of one term.
+type waitingRun struct {
+	first     Index
+	term      Term
+	proposals []proposal
+}
+
+func (w waitingRun) last() Index { return w.first + Index(len(w.proposals)) - 1 }
+
+// work is what one advance asks the goroutines to do.
+type work struct {
+	save     *SaveBatch
+	apply    *applyTask
+	requests []request
+	replies  []reply
+	resets   []NodeID
+	failed   []failedRun
+	notes    []note
+	failure  error // the node must stop
+}
+
+// failedRun are callers whose wait ends with an error.
+type failedRun struct {
+	waitingRun
+	err error // as it is, or the cause of an unknown outcome where first is set
+}
+
+// Events of the driver, beside those of the core.
+type (
+	// appliedUpTo: the state machine has applied more of the task that is out.
+	appliedUpTo struct {
+		index Index
+		bytes int
+		done  bool // the whole task
+	}
+	// failed: a goroutine met an error that the node cannot go on with.
+	failed struct{ err error }
+)
+
+func newDriver(c *core, settings driverSettings) *driver {
+	return &driver{core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{}}
+}
+
+// verifySteps makes every driver check its invariants after every step. The
+// tests of this package set it.
+var verifySteps = false
+
+// advance lets events happen, in order, then time, and returns the work that
+// has come of it. Batches of proposals are taken only if wantsProposals said so.
+func (d *driver) advance(now time.Duration, events []any, batches []*batch) work {
+	for _, event := range events {
+		d.admit(now, event)
+	}
+	d.step(now, tick{})
+	for _, b := range batches {
+		d.propose(now, b)
+	}
+	effects := d.core.finish(now)
+	d.collect(effects)
+	if batch, ok := d.core.takeWrite(now); ok {
+		d.work.save = &batch
+	}
+	d.release()
+	d.scheduleApply()
+	out := d.work
+	d.work = work{}
+	return out
+}
+
+// step lets the core take one event, under the eyes of the invariants.
+func (d *driver) step(now time.Duration, event any) {
+	leading := d.core.role == Leader
+	var before *core
+	if d.verify {
+		before = d.core.clone()
+	}
+	d.core.step(now, event)
+	if d.verify {
+		d.core.checkInvariants()
+		checkStep(before, d.core)
+	}
+	if leading && d.core.role != Leader {
+		d.failUncommitted()
+	}
+}
+
+// admit checks where an event comes from, and passes it on to the core.
+func (d *driver) admit(now time.Duration, event any) {
+	switch e := event.(type) {
+	case voteRequested:
+		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+	case heartbeatArrived:
+		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+	case appendArrived:
+		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+	case voteAnswered:
+		if e.response != nil {
+			d.admitResponse(now, e.from, e.response.Incarnation, event)
+		} else {
+			d.step(now, event)
+		}
+	case heartbeatAnswered:
+		if e.response != nil {
+			d.admitResponse(now, e.from, e.response.Incarnation, event)
+		} else {
+			d.step(now, event)
+		}
+	case appendAnswered:
+		d.admitResponse(now, e.from, e.response.Incarnation, event)
+	case written:
+		d.step(now, event)
+		d.admitDeferred(now)
+	case appliedUpTo:
+		d.applied = e.index
+		d.appliedBytes += e.bytes
+		d.applying = !e.done
+	case failed:
+		d.work.failure = e.err
+	default:
+		d.step(now, event)
+	}
+}
+
+// admitRequest refuses a request that is not meant for this node, or whose
+// sender is not who it seems to be.
+func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
+	err := d.checkHeader(h)
+	if err == nil {
+		err = invalid
+	}
+	if err != nil {
+		d.work.replies = append(d.work.replies, reply{respond: respond, response: err})
+		d.reject(h.From, err)
+		return
+	}
+	d.step(now, event)
+}
+
+// checkHeader checks the sender of a request.
+func (d *driver) checkHeader(h Header) error {
+	c := d.core
+	switch {
+	case h.Fingerprint != c.settings.fingerprint || h.Group != 0:
+		return fmt.Errorf("%w: %s has fingerprint %x, %s has %x: they were founded with other names, Peers or addresses", ErrWrongCluster, h.From, h.Fingerprint, c.settings.id, c.settings.fingerprint)
+	case h.To != c.settings.id || h.From == c.settings.id || !h.From.valid():
+		return fmt.Errorf("%w: from %q to %q arrived at %q: look at the addresses in Peers", ErrWrongNode, h.From, h.To, c.settings.id)
+	}
+	if _, member := c.configuration.member(h.From); !member {
+		return nil // a leader or candidate that this node does not know of yet (§4.1)
+	}
+	_, err := c.meet(h.From, h.Incarnation)
+	return err
+}
+
+// admitResponse lets a member's answer count once the record of the first
+// contact with it is durable. An answer without an incarnation says nothing.
+func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint64, event any) {
+	c := d.core
+	if _, member := c.configuration.member(from); !member {
+		return
+	}
+	durable, err := c.meet(from, incarnation)
+	if err != nil {
+		if p := c.peer(from); p != nil {
+			p.otherDisk = true
+		}
+		d.reject(from, err)
+		return
+	}
+	if !durable {
+		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
+		return
+	}
+	d.step(now, event)
+}
+
+func (d *driver) admitDeferred(now time.Duration) {
+	ready := 0
+	for ready < len(d.deferred) && d.deferred[ready].change <= d.core.durable {
+		ready++
+	}
+	events := d.deferred[:ready]
+	d.deferred = d.deferred[ready:]
+	for _, e := range events {
+		d.step(now, e.event)
+	}
+}
+
+// reject remembers, and tells once, why a peer is turned away.
+func (d *driver) reject(from NodeID, err error) {
+	if d.rejected[from] == err.Error() || !from.valid() {
+		return
+	}
+	if _, member := d.core.configuration.member(from); member {
+		d.rejected[from] = err.Error()
+	}
+	d.core.tell("reject "+string(from), "%v", err)
+}
+
+// wantsProposals reports whether proposals are to be taken out of their queue:
+// a node that cannot append them takes them to refuse them.
+func (d *driver) wantsProposals() bool {
+	return d.core.role != Leader || d.core.log.bytes-d.appliedBytes < d.settings.maxUnappliedBytes
+}
+
+// propose appends a batch of commands, or refuses it.
+func (d *driver) propose(now time.Duration, b *batch) {
+	if len(b.proposals) == 0 {
+		return
+	}
+	c := d.core
+	if c.role != Leader {
+		err := &NotLeaderError{Leader: c.leader, Address: d.leaderAddress()}
+		d.work.failed = append(d.work.failed, failedRun{waitingRun{proposals: b.proposals}, err})
+		return
+	}
+	first := c.log.last() + 1
+	d.step(now, proposed{len(b.proposals), b.body})
+	b.first.Store(uint64(first))
+	b.term.Store(uint64(c.currentTerm))
+	d.waiting = append(d.waiting, waitingRun{first, c.currentTerm, b.proposals})
+}
+
+// leaderAddress returns where the leader listens, from its own word or from
+// the configuration.
+func (d *driver) leaderAddress() string {
+	if d.core.leaderAddress != "" {
+		return d.core.leaderAddress
+	}
+	m, _ := d.core.configuration.member(d.core.leader)
+	return m.Address
+}
+
+// failUncommitted ends the waits for entries that may or may not survive the
+// loss of leadership: their index may come to hold another leader's entry.
+func (d *driver) failUncommitted() {
+	d.failFrom(d.core.commitIndex+1, errLeadershipLost)
+}
+
+var errLeadershipLost = errors.New("leadership was lost")
+
+// failFrom ends the waits for entries from an index on.
+func (d *driver) failFrom(index Index, cause error) {
+	for i, w := range d.waiting {
+		if w.last() < index {
+			continue
+		}
+		keep := 0
+		if w.first < index {
+			keep = int(index - w.first)
+		}
+		d.work.failed = append(d.work.failed, failedRun{waitingRun{w.first + Index(keep), w.term, w.proposals[keep:]}, cause})
+		d.waiting[i].proposals = w.proposals[:keep]
+	}
+	d.waiting = slices.DeleteFunc(d.waiting, func(w waitingRun) bool { return len(w.proposals) == 0 })
+}
+
+// collect takes over the effects of the core.
+func (d *driver) collect(e effects) {
+	d.requests = append(d.requests, e.requests...)
+	for _, r := range e.replies {
+		if _, ok := r.response.(*AppendResponse); ok {
+			d.appendReplies = append(d.appendReplies, r)
+		} else {
+			d.replies = append(d.replies, r)
+		}
+	}
+	d.work.notes = append(d.work.notes, e.notes...)
+	d.work.resets = append(d.work.resets, e.resets...)
+	if d.work.failure == nil {
+		d.work.failure = e.failure
+	}
+}
+
+// release lets go what may leave: see [effects] for the rule. What was made in
+// an earlier term is not sent any more; a peer that waits for an answer is told
+// the new term instead. Answers to AppendEntries keep their order; everything
+// else passes what still waits.
+func (d *driver) release() {
+	c := d.core
+	d.requests = slices.DeleteFunc(d.requests, func(r request) bool {
+		if r.term == c.currentTerm && c.kept(r.promise) {
+			d.work.requests = append(d.work.requests, r)
+			return true
+		}
+		return r.term != c.currentTerm
+	})
+	d.replies = slices.DeleteFunc(d.replies, func(r reply) bool {
+		return d.releaseReply(r)
+	})
+	sent := 0
+	for sent < len(d.appendReplies) && d.releaseReply(d.appendReplies[sent]) {
+		sent++
+	}
+	d.appendReplies = slices.Delete(d.appendReplies, 0, sent)
+}
+
+// releaseReply sends a reply if it may leave.
+func (d *driver) releaseReply(r reply) bool {
+	c := d.core
+	if r.term != c.currentTerm {
+		r.response, r.promise = c.outdated(r.response), c.promised(0)
+	}
+	if !c.kept(r.promise) {
+		return false
+	}
+	d.work.replies = append(d.work.replies, r)
+	return true
+}
+
+// outdated returns the answer that takes the place of one made in an earlier
+// term: it grants and acknowledges nothing.
+func (c *core) outdated(response any) any {
+	switch r := response.(type) {
+	case *VoteResponse:
+		return &VoteResponse{Term: c.currentTerm, PreVote: r.PreVote, Refusal: RefusalStaleTerm, Incarnation: c.settings.incarnation}
+	case *HeartbeatResponse:
+		return &HeartbeatResponse{Term: c.currentTerm, Round: r.Round, Incarnation: c.settings.incarnation}
+	case *AppendResponse:
+		return &AppendResponse{Term: c.currentTerm, PrevLogIndex: r.PrevLogIndex, Incarnation: c.settings.incarnation}
+	default:
+		panic(fmt.Sprintf("raft: no rule for an outdated %T", response))
+	}
+}
+
+// scheduleApply hands out the next committed entries, one task at a time. The
+// waits for them end with the task: a committed entry's outcome is settled.
+func (d *driver) scheduleApply() {
+	c := d.core
+	if d.applying || d.applied == c.commitIndex {
+		return
+	}
+	entries := c.log.from(d.applied+1, d.settings.maxApplyBytes).upTo(c.commitIndex)
+	d.applying = true
+	d.work.apply = &applyTask{entries: entries, waiting: takeWaiting(&d.waiting, entries.last())}
+}
+
+// takeWaiting removes the waits for entries up to an index and returns them.
+func takeWaiting(waiting *[]waitingRun, index Index) []waitingRun {
+	var taken []waitingRun
+	for len(*waiting) > 0 && (*waiting)[0].first <= index {
+		w := &(*waiting)[0]
+		n := min(len(w.proposals), int(index-w.first)+1)
+		taken = append(taken, waitingRun{w.first, w.term, w.proposals[:n:n]})
+		if n < len(w.proposals) {
+			w.first, w.proposals = w.first+Index(n), w.proposals[n:]
+			break
+		}
+		*waiting = (*waiting)[1:]
+	}
+	return taken
+}
+
+// clone returns an independent copy, but for the callers that wait, who are
+// shared.
+func (d *driver) clone() *driver {
+	e := *d
+	e.core = d.core.clone()
+	e.appendReplies = slices.Clone(d.appendReplies)
+	e.replies = slices.Clone(d.replies)
+	e.requests = slices.Clone(d.requests)
+	e.deferred = slices.Clone(d.deferred)
+	e.waiting = slices.Clone(d.waiting)
+	e.rejected = make(map[NodeID]string, len(d.rejected))
+	for id, why := range d.rejected {
+		e.rejected[id] = why
+	}
+	return &e
+}
+
+// hash returns a digest of the state that later steps depend on.
+func (d *driver) hash() uint64 {
+	h := fnv.New64a()
+	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.deferred))
+	for _, r := range d.requests {
+		fmt.Fprintln(h, r.to, r.term, r.promise)
+	}
+	for _, r := range append(slices.Clone(d.replies), d.appendReplies...) {
+		fmt.Fprintln(h, r.term, r.promise, r.response)
+	}
+	for _, w := range d.waiting {
+		fmt.Fprintln(h, w.first, w.term, len(w.proposals))
+	}
+	return h.Sum64()
+}

@@ -1,0 +1,301 @@
+package raft
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/quorum"
+)
+
+// drawElectionWait draws from [ElectionTimeout, 2*ElectionTimeout), anew each
+// time, so that nodes that once campaigned together do not go on doing so (§3.4).
+func (c *core) drawElectionWait() time.Duration {
+	timeout := c.settings.electionTimeout
+	return timeout + time.Duration(rand.New(&c.chance).Int64N(int64(timeout)))
+}
+
+// campaign starts a pre-election, or, where this node alone is a majority, an
+// election at once.
+func (c *core) campaign(now time.Duration) {
+	if !c.isVoter(c.settings.id) {
+		c.electionDeadline = now + c.drawElectionWait()
+		return
+	}
+	if c.diskHangs(now, c.settings.electionTimeout) {
+		c.electionDeadline = now + c.drawElectionWait()
+		c.tell("stay follower", "the election wait is over, but the disk has not answered for %v", now-c.writingSince)
+		return
+	}
+	if c.soleVoter() {
+		c.startElection(now)
+		return
+	}
+	switch c.role {
+	case Follower:
+		c.tell("ask for pre-votes", "no leader was heard from for a whole election wait")
+	case Candidate:
+		c.tell("ask for pre-votes", "the election of term %d was not won", c.currentTerm)
+	}
+	c.becomePreCandidate(now)
+	c.askForVotes(VoteRequest{Term: c.currentTerm + 1, PreVote: true}, promise{})
+}
+
+// startElection campaigns in the next term. The requests leave once the new
+// term, the own vote and the whole log that they speak of are durable.
+func (c *core) startElection(now time.Duration) {
+	c.becomeCandidate(now)
+	c.tell("start election", "%s may be able to win", c.settings.id)
+	c.askForVotes(VoteRequest{Term: c.currentTerm}, promise{c.candidacy, c.log.last()})
+}
+
+func (c *core) askForVotes(request VoteRequest, p promise) {
+	request.LastLogIndex, request.LastLogTerm = c.log.last(), c.log.lastTerm()
+	for _, m := range c.configuration.members {
+		if m.ID == c.settings.id || m.Role != Voter {
+			continue
+		}
+		r := request
+		r.Header = c.header(m.ID)
+		c.send(m.ID, &r, p)
+	}
+}
+
+// handleVoteRequest answers a RequestVote or a pre-vote (§3.4, §3.6.1, §9.6).
+func (c *core) handleVoteRequest(now time.Duration, e voteRequested) {
+	r := e.request
+	if refusal := c.refusesContact(now, r); refusal != RefusalNone {
+		c.refuseVote(e, refusal)
+		return
+	}
+	if !r.PreVote && r.Term > c.currentTerm {
+		c.tell("become follower", "%s campaigns in term %d", r.From, r.Term)
+		c.becomeFollower(now, r.Term, "")
+	}
+	if r.Term == c.currentTerm && c.votedFor != "" && c.votedFor != r.From {
+		c.refuseVote(e, RefusalVoted)
+		return
+	}
+	if c.log.moreUpToDate(r.LastLogIndex, r.LastLogTerm) {
+		c.refuseVote(e, RefusalLongerLog)
+		return
+	}
+	response := &VoteResponse{VoteGranted: true, PreVote: r.PreVote}
+	if !r.PreVote {
+		if c.votedFor == "" {
+			c.votedFor = r.From
+			c.remember()
+		}
+		c.becomeFollower(now, c.currentTerm, c.leader)
+		c.electionDeadline = now + c.drawElectionWait()
+		c.tell("grant vote", "the log of %s is at least as up-to-date", r.From)
+	}
+	c.answerVote(e, response)
+}
+
+// refusesContact returns why a vote request is turned down before it can change
+// anything: its term is over, or this node still owes somebody its quiet. A
+// node that hears from a leader, or leads, neither grants a vote nor takes over
+// the term of a candidate (§4.2.3); after a restart it may have forgotten that
+// it does, and stays quiet for as long.
+func (c *core) refusesContact(now time.Duration, r *VoteRequest) VoteRefusal {
+	sticky := c.role == Leader || c.heardLeader && c.leader != "" && now < c.leaderContact+c.settings.electionTimeout
+	switch {
+	case r.Term < c.currentTerm:
+		return RefusalStaleTerm
+	case r.Transfer:
+		return RefusalNone
+	case sticky:
+		return RefusalHasLeader
+	case now < c.quietUntil:
+		return RefusalRestarted
+	default:
+		return RefusalNone
+	}
+}
+
+func (c *core) refuseVote(e voteRequested, refusal VoteRefusal) {
+	if !e.request.PreVote {
+		c.tell("refuse vote", "%s asks: %s", e.request.From, refusal.reason(c.leader))
+	}
+	c.answerVote(e, &VoteResponse{PreVote: e.request.PreVote, Refusal: refusal, Leader: c.leader})
+}
+
+func (c *core) answerVote(e voteRequested, response *VoteResponse) {
+	response.Term, response.Incarnation = c.currentTerm, c.settings.incarnation
+	c.reply(e.respond, response, c.promised(0))
+}
+
+// handleVoteResponse counts an answer, each voter once: only an answer to a
+// request of this very (pre-)election says anything about it.
+func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
+	if e.response != nil && e.response.Term > c.currentTerm {
+		c.tell("become follower", "%s is in term %d", e.from, e.response.Term)
+		c.becomeFollower(now, e.response.Term, "")
+		return
+	}
+	asked, role := c.currentTerm, Candidate
+	if e.preVote {
+		asked, role = c.currentTerm+1, PreCandidate
+	}
+	if c.role != role || e.term != asked || !c.isVoter(e.from) || c.ballots[e.from].granted {
+		return
+	}
+	if e.err != nil {
+		c.ballots[e.from] = ballot{why: e.err.Error()}
+		return
+	}
+	if e.response.VoteGranted && role == Candidate && (e.response.PreVote || e.response.Term != c.currentTerm) {
+		return // the grant is another election's
+	}
+	c.ballots[e.from] = ballot{e.response.VoteGranted, e.response.Refusal.reason(e.response.Leader)}
+	c.countVotes(now)
+}
+
+// countVotes moves on once a majority has granted.
+func (c *core) countVotes(now time.Duration) {
+	granted, voters := 0, 0
+	for _, m := range c.configuration.members {
+		if m.Role != Voter {
+			continue
+		}
+		voters++
+		own := m.ID == c.settings.id && (c.role == PreCandidate || c.candidacy <= c.durable)
+		if own || c.ballots[m.ID].granted {
+			granted++
+		}
+	}
+	if granted < quorum.Majority(voters) {
+		return
+	}
+	if c.role == PreCandidate {
+		c.startElection(now)
+		return
+	}
+	c.tell("become leader", "%d of %d voters granted their vote", granted, voters)
+	c.becomeLeader(now)
+}
+
+// reason puts a refusal into words, as said about the peer that refuses.
+func (r VoteRefusal) reason(leader NodeID) string {
+	switch r {
+	case RefusalNone:
+		return "no reason given"
+	case RefusalStaleTerm:
+		return "it is in a later term"
+	case RefusalHasLeader:
+		return fmt.Sprintf("it hears from a leader, %s", leader)
+	case RefusalVoted:
+		return "it voted for another candidate"
+	case RefusalLongerLog:
+		return "its log is longer"
+	case RefusalRestarted:
+		return "it restarted less than an election timeout ago"
+	default:
+		return fmt.Sprintf("reason %d", r)
+	}
+}
+
+// sendHeartbeats starts a round of heartbeats. A heartbeat proves contact and
+// says nothing about the log beyond what the follower has acknowledged.
+func (c *core) sendHeartbeats(now time.Duration) {
+	c.round++
+	c.heartbeatDue = now + c.settings.heartbeatInterval
+	for _, p := range c.peers {
+		c.send(p.id, &Heartbeat{
+			Header: c.header(p.id), Term: c.currentTerm, Commit: min(c.commitIndex, p.match),
+			Round: c.round, LeaderAddress: c.settings.address,
+		}, promise{})
+	}
+}
+
+// handleHeartbeat answers a leader's sign of life.
+func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
+	r := e.request
+	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
+	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
+		c.commitTo(min(r.Commit, c.verified))
+	}
+	response.Term = c.currentTerm
+	c.reply(e.respond, response, c.promised(0))
+}
+
+// followLeader takes note of a message that only the leader of a term sends,
+// and reports whether it is to be followed: an earlier term's is not (§3.3).
+func (c *core) followLeader(now time.Duration, term Term, from NodeID, address string) bool {
+	if term < c.currentTerm {
+		return false
+	}
+	if term == c.currentTerm && (c.role == Leader || c.leader != "" && c.leader != from) {
+		c.tell("ignore it", "%s claims to lead term %d, which %s leads", from, term, c.leader)
+		return false
+	}
+	if c.leader != from || term > c.currentTerm || c.role != Follower {
+		c.tell("follow "+string(from), "%s leads term %d", from, term)
+		c.becomeFollower(now, term, from)
+	}
+	c.leaderAddress = address
+	c.leaderContact, c.heardLeader = now, true
+	c.electionDeadline = now + c.drawElectionWait()
+	return true
+}
+
+// handleHeartbeatResponse takes an answer as contact, if it is one to this
+// leader: an answer from a later term ends the leadership and is none (§3.3).
+func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
+	if e.response == nil {
+		if p := c.peer(e.from); p != nil && e.term == c.currentTerm {
+			p.trouble = e.err.Error()
+		}
+		return
+	}
+	if c.stepsDownFor(now, e.from, e.response.Term) || c.role != Leader || e.term != c.currentTerm || e.response.Term != c.currentTerm {
+		return
+	}
+	if p := c.peer(e.from); p != nil {
+		p.contact, p.trouble = now, ""
+		p.retryAt = now // it is reachable: what was lost can be tried again
+	}
+}
+
+// stepsDownFor makes this node a follower if a response shows a later term.
+func (c *core) stepsDownFor(now time.Duration, from NodeID, term Term) bool {
+	if term <= c.currentTerm {
+		return false
+	}
+	c.tell("become follower", "%s answers from term %d", from, term)
+	c.becomeFollower(now, term, "")
+	return true
+}
+
+// checkQuorum makes a leader step down that has not been in contact with a
+// majority for an election timeout (§6.2): others may have elected a new one,
+// and its clients must learn that their commands may never be committed.
+func (c *core) checkQuorum(now time.Duration) {
+	contacts := make([]uint64, 0, len(c.peers)+1)
+	if c.isVoter(c.settings.id) {
+		contacts = append(contacts, uint64(now))
+	}
+	for _, p := range c.peers {
+		if c.isVoter(p.id) {
+			contacts = append(contacts, uint64(p.contact))
+		}
+	}
+	if since := time.Duration(quorum.Reached(contacts)); now >= since+c.settings.electionTimeout {
+		c.tell("step down", "no majority was in contact for %v", now-since)
+		c.becomeFollower(now, c.currentTerm, "")
+	}
+}
+
+// checkDisk makes a leader step down whose own disk does not answer: its
+// followers could commit without it, but it takes part in nothing.
+func (c *core) checkDisk(now time.Duration) {
+	if c.diskHangs(now, c.settings.diskStallLimit) {
+		c.tell("step down", "the disk has not answered for %v", now-c.writingSince)
+		c.becomeFollower(now, c.currentTerm, "")
+	}
+}
+
+func (c *core) diskHangs(now, limit time.Duration) bool {
+	return c.isWriting && now >= c.writingSince+limit
+}

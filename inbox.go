@@ -1,0 +1,301 @@
+package raft
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// inbox is where everybody leaves what the event loop is to do. Its lock is
+// held for a slice swap, or for copying one command.
+type inbox struct {
+	maxPendingBytes int
+	maxBatchBytes   int
+	wake            chan struct{} // holds one token while there is something new
+
+	mu       sync.Mutex
+	events   []any
+	asked    []chan<- Status // who wants to see the status
+	batches  []*batch        // of proposals, in order
+	pending  int             // bytes of batches, and of room that was promised
+	waiting  []*roomWaiter
+	lastSize int   // of the last batch taken: what the next may need
+	closed   error // why nothing is taken any more
+}
+
+// batch is a run of proposals in the making: its body goes into the log as it
+// is, and from there into every frame.
+type batch struct {
+	body      []byte
+	proposals []proposal
+	withdrawn int // proposals whose callers have left
+
+	taken bool // guarded by the inbox's mu: it is with the loop now
+	// first and term say where the batch stands in the log, once it does.
+	first, term atomic.Uint64
+}
+
+// proposal is one command's place in a batch, and who waits for it: either
+// done or wait is set, neither once the caller has left.
+type proposal struct {
+	end  int // of its entry in the batch's body
+	done func(Result, error)
+	wait *waiter
+}
+
+// waiter is a blocked caller of Propose. result and err are written before
+// ready is.
+type waiter struct {
+	ready  chan struct{}
+	result Result
+	err    error
+
+	batch    *batch
+	position int
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
+
+// complete ends the wait for a proposal.
+func (p *proposal) complete(result Result, err error) {
+	switch {
+	case p.done != nil:
+		p.done(result, err)
+	case p.wait != nil:
+		p.wait.result, p.wait.err = result, err
+		p.wait.ready <- struct{}{}
+	}
+}
+
+// roomWaiter is a caller that waits for room in the queue of proposals.
+type roomWaiter struct {
+	bytes   int
+	granted bool
+	ready   chan struct{}
+}
+
+func newInbox(maxPendingBytes, maxBatchBytes int) *inbox {
+	return &inbox{maxPendingBytes: maxPendingBytes, maxBatchBytes: maxBatchBytes, wake: make(chan struct{}, 1)}
+}
+
+func (q *inbox) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// post leaves an event for the loop, and reports false if there is no loop any
+// more.
+func (q *inbox) post(event any) bool {
+	q.mu.Lock()
+	open := q.closed == nil
+	if open {
+		q.events = append(q.events, event)
+	}
+	first := len(q.events) == 1
+	q.mu.Unlock()
+	if open && first {
+		q.signal()
+	}
+	return open
+}
+
+// ask leaves a wish to see the status, and reports false if there is no loop
+// any more.
+func (q *inbox) ask(answer chan<- Status) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return false
+	}
+	q.asked = append(q.asked, answer)
+	q.signal()
+	return true
+}
+
+// enqueue leaves a command for the loop if there is room.
+func (q *inbox) enqueue(command []byte, p proposal) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	size := entrySize(len(command))
+	switch {
+	case q.closed != nil:
+		return q.closed
+	case len(q.waiting) > 0 || q.pending+size > q.maxPendingBytes:
+		return ErrOverloaded
+	}
+	q.pending += size
+	q.add(command, size, p)
+	return nil
+}
+
+// enqueueWait is enqueue for a caller that waits for room, in turn.
+func (q *inbox) enqueueWait(ctx context.Context, command []byte, p proposal) error {
+	size := entrySize(len(command))
+	if err := q.enqueue(command, p); err != ErrOverloaded {
+		return err
+	}
+	if err := q.awaitRoom(ctx, size); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return q.closed
+	}
+	q.add(command, size, p)
+	return nil
+}
+
+// awaitRoom waits until size bytes are promised to the caller.
+func (q *inbox) awaitRoom(ctx context.Context, size int) error {
+	w := &roomWaiter{bytes: size, ready: make(chan struct{})}
+	q.mu.Lock()
+	q.waiting = append(q.waiting, w)
+	q.grantRoom()
+	q.mu.Unlock()
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.granted {
+		q.pending -= size
+	} else if i := slices.Index(q.waiting, w); i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+	}
+	q.grantRoom()
+	return leftQueue(ctx)
+}
+
+// leftQueue is the error of a caller whose ctx ended while its command waited
+// in the queue: it is in no log, and was removed from the queue.
+func leftQueue(ctx context.Context) error {
+	return fmt.Errorf("%w: %w while the command waited in the queue of proposals", ErrNotAccepted, context.Cause(ctx))
+}
+
+// grantRoom promises room to those who wait, in order. Called with mu held.
+func (q *inbox) grantRoom() {
+	for len(q.waiting) > 0 {
+		w := q.waiting[0]
+		if q.closed == nil && q.pending > 0 && q.pending+w.bytes > q.maxPendingBytes {
+			return
+		}
+		q.waiting = q.waiting[1:]
+		q.pending += w.bytes
+		w.granted = true
+		close(w.ready)
+	}
+}
+
+// add encodes a command into the last batch. Called with mu held.
+func (q *inbox) add(command []byte, size int, p proposal) {
+	var b *batch
+	if n := len(q.batches); n > 0 && len(q.batches[n-1].body)+size <= q.maxBatchBytes {
+		b = q.batches[n-1]
+	} else {
+		b = &batch{body: make([]byte, 0, max(size, min(q.lastSize+q.lastSize/4, q.maxBatchBytes)))}
+		q.batches = append(q.batches, b)
+	}
+	if p.wait != nil {
+		p.wait.batch, p.wait.position = b, len(b.proposals)
+	}
+	b.body = appendEntry(b.body, EntryCommand, command)
+	p.end = len(b.body)
+	b.proposals = append(b.proposals, p)
+	if len(q.batches) == 1 && len(b.proposals) == 1 {
+		q.signal()
+	}
+}
+
+// withdraw takes a command whose caller leaves out of the queue, and reports
+// false if the loop has it already.
+func (q *inbox) withdraw(w *waiter) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := w.batch
+	if b.taken {
+		return false
+	}
+	b.proposals[w.position].wait = nil
+	b.withdrawn++
+	return true
+}
+
+// taken is what the loop takes out of the inbox.
+type taken struct {
+	events  []any
+	asked   []chan<- Status
+	batches []*batch
+}
+
+// take returns what is there, the proposals only if they are wanted. The slice
+// of events is reused from then on.
+func (q *inbox) take(events []any, wantProposals bool) taken {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := taken{events: q.events, asked: q.asked}
+	q.events, q.asked = events[:0], nil
+	if wantProposals {
+		for _, b := range q.batches {
+			q.pending -= len(b.body)
+			q.lastSize = len(b.body)
+		}
+		out.batches = q.takeBatches()
+		q.grantRoom()
+	}
+	return out
+}
+
+// takeBatches hands over the proposals. Called with mu held.
+func (q *inbox) takeBatches() []*batch {
+	batches := q.batches
+	q.batches = nil
+	for _, b := range batches {
+		b.taken = true
+		b.compact()
+	}
+	return batches
+}
+
+// compact removes the entries of callers that have left.
+func (b *batch) compact() {
+	if b.withdrawn == 0 {
+		return
+	}
+	var body []byte
+	var kept []proposal
+	start := 0
+	for _, p := range b.proposals {
+		if p.done != nil || p.wait != nil {
+			body = append(body, b.body[start:p.end]...)
+			start, p.end = p.end, len(body)
+			if p.wait != nil {
+				p.wait.position = len(kept)
+			}
+			kept = append(kept, p)
+			continue
+		}
+		start = p.end
+	}
+	b.body, b.proposals, b.withdrawn = body, kept, 0
+}
+
+// close refuses everything from now on with err, and returns what was left.
+func (q *inbox) close(err error) taken {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return taken{}
+	}
+	q.closed = err
+	q.grantRoom() // those who wait for room find out that it is closed
+	out := taken{q.events, q.asked, q.takeBatches()}
+	q.events, q.asked = nil, nil
+	return out
+}

@@ -1,0 +1,358 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// loop is the one goroutine that owns the driver. It moves batches between the
+// driver and the other goroutines, and decides nothing. No other goroutine can
+// reach it: they leave events in the inbox.
+type loop struct {
+	node    *Node
+	driver  *driver
+	start   time.Time // of the driver's clock
+	ctx     context.Context
+	cancel  context.CancelFunc
+	senders map[NodeID]*sender
+	saves   chan *SaveBatch // one at a time
+	applies chan *applyTask // one at a time
+	task    *applyTask      // with the applier
+	stopped atomic.Bool     // the applier is to leave what it has
+
+	published Leadership
+	group   sync.WaitGroup  // all goroutines of the node
+}
+
+func newLoop(n *Node, d *driver, start time.Time) *loop {
+	l := &loop{
+		node: n, driver: d, start: start,
+		senders: map[NodeID]*sender{},
+		saves:   make(chan *SaveBatch, 1),
+		applies: make(chan *applyTask, 1),
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	return l
+}
+
+func (l *loop) now() time.Duration { return time.Since(l.start) }
+
+// run serves until the node is to stop, and returns why, once everything that
+// waited has ended and no goroutine is left.
+func (l *loop) run(ctx context.Context) error {
+	l.group.Go(l.write)
+	l.group.Go(l.apply)
+	cause := l.serve(ctx)
+	l.shutDown(cause)
+	return cause
+}
+
+// serve turns the loop until the node is to stop: take everything that waits,
+// step it, and carry out once what has come of it all.
+func (l *loop) serve(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var events []any
+	for {
+		select {
+		case <-l.node.inbox.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		case <-l.node.stop:
+			return nil
+		}
+		in := l.node.inbox.take(events, l.driver.wantsProposals())
+		now := l.now()
+		work := l.driver.advance(now, in.events, in.batches)
+		clear(in.events)
+		events = in.events
+		if err := l.carryOut(work); err != nil {
+			return err
+		}
+		for _, answer := range in.asked {
+			answer <- l.driver.status(now)
+		}
+		timer.Reset(l.driver.core.deadline() - l.now())
+	}
+}
+
+// carryOut hands work to the goroutines that do it.
+func (l *loop) carryOut(w work) error {
+	for _, note := range w.notes {
+		l.node.log.Info(note.action, zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
+	}
+	if w.failure != nil {
+		l.answer(w.replies)
+		return w.failure
+	}
+	for _, id := range w.resets {
+		l.sender(id).reset()
+	}
+	for _, r := range w.requests {
+		l.send(r)
+	}
+	if w.save != nil {
+		l.saves <- w.save
+	}
+	l.answer(w.replies)
+	if w.apply != nil {
+		l.task = w.apply
+		l.applies <- w.apply
+	}
+	if len(w.failed) > 0 {
+		l.node.callBack(func() { failAll(w.failed) })
+	}
+	l.publish()
+	return nil
+}
+
+func (l *loop) answer(replies []reply) {
+	for _, r := range replies {
+		if err, ok := r.response.(error); ok {
+			r.respond(nil, err)
+		} else {
+			r.respond(r.response, nil)
+		}
+	}
+}
+
+// failAll ends waits with errors.
+func failAll(runs []failedRun) {
+	for _, run := range runs {
+		for i := range run.proposals {
+			err := run.err
+			if run.first > 0 {
+				err = &OutcomeUnknownError{Index: run.first + Index(i), Term: run.term, Cause: run.err}
+			}
+			run.proposals[i].complete(Result{}, err)
+		}
+	}
+}
+
+// publish tells the watchers who leads, and ends the streams of a leader that
+// was.
+func (l *loop) publish() {
+	c := l.driver.core
+	leadership := Leadership{Term: c.currentTerm, Leader: c.leader, Address: l.driver.leaderAddress(), IsSelf: c.role == Leader}
+	was := l.published
+	if leadership == was {
+		return
+	}
+	l.published = leadership
+	l.node.mu.Lock()
+	l.node.watchers.publish(leadership)
+	l.node.mu.Unlock()
+	if was.IsSelf && (!leadership.IsSelf || leadership.Term != was.Term) {
+		for _, s := range l.senders {
+			s.reset()
+		}
+	}
+}
+
+// write is the disk writer: one write at a time, in order. A failed write stops
+// the node and is never tried again.
+func (l *loop) write() {
+	for batch := range l.saves {
+		if err := l.node.config.Storage.Save(*batch); err != nil {
+			l.node.inbox.post(failed{fmt.Errorf("raft: node %s cannot write to its storage: %w", l.node.config.ID, err)})
+			return
+		}
+		l.node.inbox.post(written{})
+	}
+}
+
+// apply is the applier's goroutine.
+func (l *loop) apply() {
+	a := newApplier(l.node.machine, func(event any) { l.node.inbox.post(event) }, &l.stopped)
+	for task := range l.applies {
+		if err := a.run(task); err != nil {
+			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})
+			return
+		}
+	}
+}
+
+// shutDown ends everything: first those who wait, then the goroutines.
+func (l *loop) shutDown(cause error) {
+	n, d := l.node, l.driver
+	l.stopped.Store(true)
+	n.close(d.status(l.now()), cause)
+	for _, r := range append(d.replies, d.appendReplies...) {
+		r.respond(nil, stoppedBy(n.config.ID, cause))
+	}
+	unknown := cause
+	if unknown == nil {
+		unknown = errNodeStopped
+	}
+	d.failFrom(0, unknown)
+	if l.task != nil {
+		for _, w := range l.task.claim(math.MaxUint64) {
+			d.work.failed = append(d.work.failed, failedRun{w, unknown})
+		}
+	}
+	failAll(d.work.failed)
+	l.cancel()
+	for _, s := range l.senders {
+		s.reset()
+	}
+	close(l.saves)
+	close(l.applies)
+	l.group.Wait()
+}
+
+var errNodeStopped = errors.New("the node stopped")
+
+// sender carries a leader's and a candidate's messages to one peer. Heartbeats
+// and votes have a goroutine each, so that nothing delays them; entries go
+// through a stream of their own. Only the loop uses it.
+type sender struct {
+	loop       *loop
+	peer       NodeID
+	heartbeats atomic.Int32 // under way
+
+	stream *peerStream
+	call   *appendCall
+}
+
+// peerStream is an append stream of one term.
+type peerStream struct {
+	AppendStream
+	term   Term
+	broken atomic.Bool
+}
+
+// appendCall is a CallAppend under way. Once it is given up nothing is heard of
+// it any more: its end must not disturb the call that took its place.
+type appendCall struct {
+	cancel  context.CancelFunc
+	givenUp atomic.Bool
+}
+
+// maxHeartbeats bounds the heartbeats that are under way to one peer. Their
+// deadline keeps them below it unless the transport ignores it.
+const maxHeartbeats = 16
+
+func (l *loop) sender(id NodeID) *sender {
+	s, ok := l.senders[id]
+	if !ok {
+		s = &sender{loop: l, peer: id}
+		l.senders[id] = s
+	}
+	return s
+}
+
+func (l *loop) send(r request) {
+	s := l.sender(r.to)
+	switch m := r.message.(type) {
+	case *VoteRequest:
+		s.vote(m)
+	case *Heartbeat:
+		s.heartbeat(m)
+	case *AppendEntries:
+		s.append(m)
+	default:
+		panic(fmt.Sprintf("raft: no way to send a %T", m))
+	}
+}
+
+// background runs f on a goroutine of its own, under a deadline.
+func (s *sender) background(timeout time.Duration, f func(ctx context.Context)) context.CancelFunc {
+	ctx, cancel := context.WithTimeout(s.loop.ctx, timeout)
+	s.loop.group.Go(func() {
+		defer cancel()
+		f(ctx)
+	})
+	return cancel
+}
+
+func (s *sender) post(event any) { s.loop.node.inbox.post(event) }
+
+func (s *sender) vote(m *VoteRequest) {
+	s.background(s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
+		response, err := s.loop.node.transport.CallVote(ctx, s.peer, m)
+		if err != nil {
+			response = nil
+		}
+		s.post(voteAnswered{s.peer, m.Term, m.PreVote, response, err})
+	})
+}
+
+func (s *sender) heartbeat(m *Heartbeat) {
+	if s.heartbeats.Load() >= maxHeartbeats {
+		return
+	}
+	s.heartbeats.Add(1)
+	s.background(s.loop.node.config.ElectionTimeout/2, func(ctx context.Context) {
+		defer s.heartbeats.Add(-1)
+		response, err := s.loop.node.transport.CallHeartbeat(ctx, s.peer, m)
+		if err != nil {
+			response = nil
+		}
+		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
+	})
+}
+
+func (s *sender) append(m *AppendEntries) {
+	streamer, ok := s.loop.node.transport.(AppendStreamer)
+	if !ok {
+		s.appendByCall(m)
+		return
+	}
+	if s.stream == nil || s.stream.term != m.Term || s.stream.broken.Load() {
+		s.reset()
+		s.stream = s.open(streamer, m.Term)
+	}
+	if !s.stream.Send(m) {
+		s.reset()
+		s.post(appendLost{s.peer, m.Term, fmt.Errorf("the append stream to %s is full or broken", s.peer)})
+	}
+}
+
+func (s *sender) open(streamer AppendStreamer, term Term) *peerStream {
+	stream := &peerStream{term: term}
+	stream.AppendStream = streamer.OpenAppendStream(s.peer,
+		func(response *AppendResponse) { s.post(appendAnswered{s.peer, term, response}) },
+		func(err error) {
+			stream.broken.Store(true)
+			s.post(appendLost{s.peer, term, err})
+		})
+	return stream
+}
+
+// appendByCall sends entries through a transport without streams.
+func (s *sender) appendByCall(m *AppendEntries) {
+	s.reset()
+	call := new(appendCall)
+	s.call = call
+	call.cancel = s.background(streamPatience*s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
+		response, err := s.loop.node.transport.CallAppend(ctx, s.peer, m)
+		switch {
+		case call.givenUp.Load():
+		case err != nil:
+			s.post(appendLost{s.peer, m.Term, err})
+		default:
+			s.post(appendAnswered{s.peer, m.Term, response})
+		}
+	})
+}
+
+// reset gives up what is under way.
+func (s *sender) reset() {
+	if s.stream != nil {
+		s.stream.Close()
+		s.stream = nil
+	}
+	if s.call != nil {
+		s.call.givenUp.Store(true)
+		s.call.cancel()
+		s.call = nil
+	}
+}

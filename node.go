@@ -1,0 +1,497 @@
+package raft
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Node is one member of a cluster. Make it with [NewNode], start it with
+// [Node.Run], end it with [Node.Stop]. All methods may be called from any
+// goroutine, but not from the [StateMachine]'s methods if they wait.
+type Node struct {
+	// Immutable.
+	config    Config
+	machine   StateMachine
+	transport Transport
+	log       *zap.Logger
+	inbox     *inbox
+	stop      chan struct{} // closed by Stop
+	done      chan struct{} // closed at the end of Run
+
+	mu       sync.Mutex // guards what follows
+	ran      bool
+	stopping bool
+	serving  bool   // the loop runs
+	finished bool   // nothing runs any more
+	err      error  // why the node stopped
+	last     Status // before Run and after it
+	watchers watchers
+	calls    sync.WaitGroup // callbacks with errors, see callBack
+}
+
+// NewNode checks the configuration and returns a node that is ready to run. It
+// does no I/O. The error matches [ErrConfig] and names every problem.
+//
+// The node owns the transport from then on and closes it.
+func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	if sm == nil || transport == nil {
+		return nil, fmt.Errorf("%w of node %q: want a state machine and a transport, neither of them nil", ErrConfig, config.ID)
+	}
+	return &Node{
+		config: config, machine: sm, transport: transport,
+		log:   config.Logger.Named("raft").With(zap.String("node", string(config.ID))),
+		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
+		stop:  make(chan struct{}),
+		done:  make(chan struct{}),
+		last:  Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
+	}, nil
+}
+
+// Run starts the node and serves until ctx ends, Stop is called, or something
+// happens that the node cannot go on with: then it returns that. It returns nil
+// after ctx or Stop. It may be called once; more calls return [ErrAlreadyRun],
+// and [ErrStopped] after Stop.
+//
+// The end of ctx is abrupt: nothing is handed over. Either way every waiting
+// call has ended, and every goroutine of the node too, when Run returns.
+func (n *Node) Run(ctx context.Context) error {
+	n.mu.Lock()
+	ran, stopping := n.ran, n.stopping
+	n.ran = true
+	n.mu.Unlock()
+	switch {
+	case ran:
+		return ErrAlreadyRun
+	case stopping:
+		return ErrStopped
+	}
+	err := n.run(ctx)
+	n.finish(err)
+	return err
+}
+
+// Stop ends the node and waits until Run has returned, or ctx ends, whose error
+// it returns then while the node goes on stopping. What was not in the log yet
+// fails with [ErrStopped], what was there without an outcome with
+// [*OutcomeUnknownError]. More calls do the same; before Run, Stop makes Run
+// return at once.
+func (n *Node) Stop(ctx context.Context) error {
+	n.mu.Lock()
+	first, ran := !n.stopping, n.ran
+	n.stopping = true
+	n.mu.Unlock()
+	if first {
+		close(n.stop)
+	}
+	if first && !ran {
+		n.close(n.last, nil)
+		n.finish(n.transport.Close())
+	}
+	select {
+	case <-n.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("raft: node %s is still stopping: %w", n.config.ID, context.Cause(ctx))
+	}
+}
+
+// Done returns a channel that is closed once the node has stopped.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err returns why the node stopped; nil while it runs, and after a clean stop.
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
+}
+
+// Propose replicates a command and returns once it is committed and applied
+// here, with what the state machine returned. It waits while the queue of
+// proposals is full, as long as ctx lasts. The command may be reused after the
+// call.
+//
+// Errors that match [ErrNotAccepted] say that the command is not in the log and
+// never will be: [*NotLeaderError], [ErrTooLarge], [ErrStopped], or ctx's error
+// if ctx ended while the command waited in the queue. [*OutcomeUnknownError]
+// says that it may be applied or not. [*ApplyError] says that it was applied
+// and refused by the state machine.
+func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
+	if err := n.checkCommand(command); err != nil {
+		return Result{}, err
+	}
+	if ctx.Err() != nil {
+		return Result{}, leftQueue(ctx)
+	}
+	w := waiters.Get().(*waiter)
+	if err := n.inbox.enqueueWait(ctx, command, proposal{wait: w}); err != nil {
+		waiters.Put(w)
+		return Result{}, err
+	}
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		if err := n.leave(ctx, w); err != nil {
+			return Result{}, err
+		}
+	}
+	result, err := w.result, w.err
+	w.result, w.err, w.batch = Result{}, nil, nil
+	waiters.Put(w)
+	return result, err
+}
+
+// leave gives up waiting, unless the result has come meanwhile: then it returns
+// nil.
+func (n *Node) leave(ctx context.Context, w *waiter) error {
+	if n.inbox.withdraw(w) {
+		return leftQueue(ctx)
+	}
+	select {
+	case <-w.ready:
+		return nil
+	default:
+	}
+	unknown := &OutcomeUnknownError{Cause: context.Cause(ctx)}
+	if first := w.batch.first.Load(); first > 0 {
+		unknown.Index = Index(first) + Index(w.position)
+		unknown.Term = Term(w.batch.term.Load())
+	}
+	return unknown
+}
+
+// ProposeAsync replicates a command and never blocks; the command is copied.
+// done is called exactly once, on a goroutine of the node, never from inside
+// ProposeAsync, with what Propose would have returned, or [ErrOverloaded] if
+// the queue of proposals is full. Successes come in the order of the log;
+// failures may overtake them. done must not wait for anything; it may call
+// ProposeAsync. A nil done ignores the outcome.
+func (n *Node) ProposeAsync(command []byte, done func(Result, error)) {
+	if done == nil {
+		done = func(Result, error) {}
+	}
+	err := n.checkCommand(command)
+	if err == nil {
+		err = n.inbox.enqueue(command, proposal{done: done})
+	}
+	if err != nil {
+		n.callBack(func() { done(Result{}, err) })
+	}
+}
+
+func (n *Node) checkCommand(command []byte) error {
+	if len(command) > n.config.MaxCommandBytes {
+		return fmt.Errorf("%w: %d bytes, MaxCommandBytes is %d", ErrTooLarge, len(command), n.config.MaxCommandBytes)
+	}
+	return nil
+}
+
+// callBack runs f on a goroutine of its own, which the end of Run waits for.
+func (n *Node) callBack(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.finished {
+		go f()
+		return
+	}
+	n.calls.Go(f)
+}
+
+// Status returns what the node knows at this moment. It waits for the event
+// loop, which never waits for anything.
+func (n *Node) Status() Status {
+	n.mu.Lock()
+	last, serving := n.last, n.serving
+	n.mu.Unlock()
+	answer := make(chan Status, 1)
+	if serving && n.inbox.ask(answer) {
+		return <-answer
+	}
+	if serving { // it has just stopped
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.last
+	}
+	return last
+}
+
+// Leadership is who leads, as a node knows it.
+type Leadership struct {
+	Term    Term
+	Leader  NodeID // empty: not known
+	Address string // of the leader; empty: not known
+	IsSelf  bool   // this node leads
+}
+
+// WatchLeader returns a channel of the caller's own that holds the present
+// leadership and then every change. Only the latest value is kept for a slow
+// reader, who never delays the node. The channel is closed once ctx has ended or
+// the node has stopped.
+func (n *Node) WatchLeader(ctx context.Context) <-chan Leadership {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.watchers.add(ctx, &n.mu)
+}
+
+// watchers are those who watch the leadership. The Node's mu guards it.
+type watchers struct {
+	present Leadership
+	closed  bool
+	all     map[chan Leadership]func() bool // each with what stops its AfterFunc
+}
+
+func (w *watchers) add(ctx context.Context, mu *sync.Mutex) <-chan Leadership {
+	ch := make(chan Leadership, 1)
+	ch <- w.present
+	if w.closed {
+		close(ch)
+		return ch
+	}
+	if w.all == nil {
+		w.all = map[chan Leadership]func() bool{}
+	}
+	w.all[ch] = context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, ok := w.all[ch]; ok {
+			delete(w.all, ch)
+			close(ch)
+		}
+	})
+	return ch
+}
+
+// publish replaces whatever value a watcher has not read yet.
+func (w *watchers) publish(l Leadership) {
+	if w.present == l {
+		return
+	}
+	w.present = l
+	for ch := range w.all {
+		select {
+		case <-ch:
+		default:
+		}
+		ch <- l
+	}
+}
+
+func (w *watchers) close() {
+	w.closed = true
+	for ch, stop := range w.all {
+		stop()
+		close(ch)
+	}
+	w.all = nil
+}
+
+// run recovers the state, and serves until the node is to stop.
+func (n *Node) run(ctx context.Context) (err error) {
+	defer func() { err = joinClose(err, n.transport.Close()) }()
+	start := time.Now()
+	c, err := n.recover()
+	if err != nil {
+		n.close(n.last, err)
+		return err
+	}
+	l := newLoop(n, newDriver(c, driverSettings{
+		maxApplyBytes:     4 * n.config.MaxBatchBytes,
+		maxUnappliedBytes: n.config.MaxUnappliedBytes,
+	}), start)
+	n.transport.UpdatePeers(c.configuration.addresses())
+	local := Local{
+		ID: n.config.ID, Address: n.config.Address, Cluster: n.config.Cluster,
+		Fingerprint: c.settings.fingerprint, Incarnation: c.settings.incarnation, Logger: n.log,
+	}
+	if err := n.transport.Serve(local, n); err != nil {
+		err = fmt.Errorf("raft: node %s cannot serve at %s: %w", n.config.ID, n.config.Address, err)
+		n.close(n.last, err)
+		return err
+	}
+	n.log.Info("started", zap.Uint64("term", uint64(c.currentTerm)), zap.Uint64("last_index", uint64(c.log.last())), zap.Int("members", len(c.configuration.members)))
+	n.mu.Lock()
+	n.serving = true
+	n.mu.Unlock()
+	return l.run(ctx)
+}
+
+// joinClose adds the failure to close, unless there is something worse to tell.
+func joinClose(err, closeErr error) error {
+	if err == nil {
+		return closeErr
+	}
+	return err
+}
+
+// recover loads what the storage has kept; an empty storage becomes that of a
+// founding member, durably, before anything is said to anybody.
+func (n *Node) recover() (*core, error) {
+	state, err := n.config.Storage.Load()
+	if err != nil {
+		return nil, fmt.Errorf("raft: node %s cannot load its storage: %w", n.config.ID, err)
+	}
+	isNew := state.HardState.Incarnation == 0
+	if isNew {
+		batch := bootstrap(n.config, randomNumber())
+		if err := n.config.Storage.Save(batch); err != nil {
+			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
+		}
+		state = StorageState{*batch.HardState, batch.Commit, batch.Entries}
+	}
+	settings := coreSettings{
+		id: n.config.ID, address: n.config.Address,
+		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
+		heartbeatInterval: n.config.HeartbeatInterval, electionTimeout: n.config.ElectionTimeout,
+		diskStallLimit: n.config.DiskStallLimit, maxBatchBytes: n.config.MaxBatchBytes,
+		maxInflightBytes: n.config.MaxInflightBytes, maxInflightMessages: n.config.MaxInflightMessages,
+	}
+	if _, ok := n.transport.(AppendStreamer); !ok {
+		settings.maxInflightMessages = 1
+	}
+	return newCore(settings, state, !isNew, randomNumber(), 0)
+}
+
+// randomNumber returns a random number that is not 0.
+func randomNumber() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint64(b[:]) | 1
+}
+
+// stoppedBy is the error of calls on a node that has stopped.
+func stoppedBy(id NodeID, cause error) error {
+	if cause == nil {
+		return fmt.Errorf("%w: %s", ErrStopped, id)
+	}
+	return fmt.Errorf("%w: %s, because: %v", ErrStopped, id, cause)
+}
+
+// close refuses everything from now on, and ends what waits for the loop.
+func (n *Node) close(last Status, cause error) {
+	last.Role, last.Leader, last.LeaderAddress, last.Peers = Follower, "", "", nil
+	last.Reason = "the node has stopped"
+	if cause != nil {
+		last.Reason += ": " + cause.Error()
+	}
+	n.mu.Lock()
+	n.last = last
+	n.mu.Unlock()
+	err := stoppedBy(n.config.ID, cause)
+	left := n.inbox.close(err)
+	for _, answer := range left.asked {
+		answer <- last
+	}
+	for _, event := range left.events {
+		if respond := responderOf(event); respond != nil {
+			respond(nil, err)
+		}
+	}
+	for _, b := range left.batches {
+		for i := range b.proposals {
+			b.proposals[i].complete(Result{}, err)
+		}
+	}
+}
+
+// responderOf returns who waits for the answer to an event; nil: nobody.
+func responderOf(event any) responder {
+	switch e := event.(type) {
+	case voteRequested:
+		return e.respond
+	case heartbeatArrived:
+		return e.respond
+	case appendArrived:
+		return e.respond
+	default:
+		return nil
+	}
+}
+
+// finish publishes that the node has stopped.
+func (n *Node) finish(err error) {
+	n.mu.Lock()
+	n.finished = true
+	n.err = err
+	n.watchers.publish(Leadership{Term: n.last.Term})
+	n.watchers.close()
+	n.mu.Unlock()
+	n.calls.Wait()
+	if err != nil {
+		n.log.Error("stopped", zap.Error(err))
+	} else {
+		n.log.Info("stopped")
+	}
+	close(n.done)
+}
+
+// HandleVote answers a peer's request for a vote. For the transport.
+func (n *Node) HandleVote(ctx context.Context, request *VoteRequest) (*VoteResponse, error) {
+	return await[*VoteResponse](ctx, n, func(respond responder) any { return voteRequested{request, respond} })
+}
+
+// HandleHeartbeat answers a leader's heartbeat. For the transport.
+func (n *Node) HandleHeartbeat(ctx context.Context, request *Heartbeat) (*HeartbeatResponse, error) {
+	return await[*HeartbeatResponse](ctx, n, func(respond responder) any { return heartbeatArrived{request, respond} })
+}
+
+// HandleAppend answers a leader's entries, once they are durable. For the
+// transport.
+func (n *Node) HandleAppend(ctx context.Context, request *AppendEntries) (*AppendResponse, error) {
+	return await[*AppendResponse](ctx, n, func(respond responder) any { return appendArrived{request, respond} })
+}
+
+// BeginAppend queues a leader's entries and returns. For the transport.
+func (n *Node) BeginAppend(request *AppendEntries, respond func(*AppendResponse, error)) {
+	posted := n.inbox.post(appendArrived{request, func(response any, err error) {
+		r, _ := response.(*AppendResponse)
+		respond(r, err)
+	}})
+	if !posted {
+		respond(nil, stoppedBy(n.config.ID, nil))
+	}
+}
+
+// HandleSnapshot refuses: this version never needs a snapshot, since its log
+// is never compacted.
+func (n *Node) HandleSnapshot(context.Context, *InstallSnapshot) (*SnapshotResponse, error) {
+	return nil, fmt.Errorf("%w: node %s does not install snapshots", ErrUnsupported, n.config.ID)
+}
+
+// HandleTimeoutNow refuses: this version does not transfer leadership.
+func (n *Node) HandleTimeoutNow(context.Context, *TimeoutNow) (*TimeoutNowResponse, error) {
+	return nil, fmt.Errorf("%w: node %s does not take over leadership on request", ErrUnsupported, n.config.ID)
+}
+
+// HandleForward refuses: this version does not forward calls.
+func (n *Node) HandleForward(context.Context, *ForwardRequest) (*ForwardResponse, error) {
+	return nil, fmt.Errorf("%w: node %s does not serve forwarded calls", ErrUnsupported, n.config.ID)
+}
+
+// await posts a request for the loop and waits for its answer.
+func await[R any](ctx context.Context, n *Node, event func(responder) any) (R, error) {
+	type answer struct {
+		response any
+		err      error
+	}
+	var none R
+	answers := make(chan answer, 1)
+	if !n.inbox.post(event(func(response any, err error) { answers <- answer{response, err} })) {
+		return none, stoppedBy(n.config.ID, nil)
+	}
+	select {
+	case a := <-answers:
+		r, _ := a.response.(R)
+		return r, a.err
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
+	}
+}

@@ -1,0 +1,561 @@
+package raft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Role is what a node is in its cluster at present (thesis §3.3).
+type Role uint8
+
+// The roles. A PreCandidate asks whether it could win an election before it
+// disturbs anybody with a new term (§9.6).
+const (
+	Follower Role = iota
+	PreCandidate
+	Candidate
+	Leader
+)
+
+func (r Role) String() string {
+	switch r {
+	case Follower:
+		return "follower"
+	case PreCandidate:
+		return "pre-candidate"
+	case Candidate:
+		return "candidate"
+	case Leader:
+		return "leader"
+	default:
+		return fmt.Sprintf("role(%d)", uint8(r))
+	}
+}
+
+// MarshalText makes roles readable in JSON.
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// core is the Raft algorithm as a value that can be stepped: an event and the
+// time go in, effects come out. It has no goroutine, lock, clock, disk, socket,
+// logger or global random source, so the same state and the same events always
+// lead to the same result. Times are durations since an arbitrary start.
+//
+// Every exported rule of the paper is a method here or in election.go,
+// replication.go and log.go.
+type core struct {
+	settings coreSettings
+	chance   rand.PCG // the only source of randomness
+
+	// Durable state, and how much of it is on disk. Whoever changes one of
+	// currentTerm, votedFor and contacts calls remember.
+	currentTerm   Term
+	votedFor      NodeID
+	contacts      []Contact // sorted by ID
+	remembered    uint64    // counts the changes of the three
+	durable       uint64    // the last change that is on disk
+	writing       uint64    // the last change in the write under way
+	lastMet       uint64    // the last change of contacts
+	writingSince  time.Duration
+	isWriting     bool
+	configuration configuration
+
+	log         raftLog
+	commitIndex Index
+
+	role          Role
+	leader        NodeID // in currentTerm; empty: not known
+	leaderAddress string
+	leaderContact time.Duration // when the leader was last heard from
+	heardLeader   bool          // since the start: leaderContact means something
+	quietUntil    time.Duration // no votes before: a promise made before a restart may still stand
+	verified      Index         // follower: up to here the log is known to be the leader's
+
+	electionDeadline time.Duration // follower, candidates: when to campaign
+	candidacy        uint64        // candidate: the change that holds its own vote
+	ballots          map[NodeID]ballot
+
+	heartbeatDue time.Duration // leader: when the next round starts
+	round        uint64        // leader: counts rounds of heartbeats
+	peers        []*progress   // leader: the other members, sorted by ID
+
+	out effects
+}
+
+// coreSettings are the parts of Config that the core needs, and who it is.
+type coreSettings struct {
+	id                  NodeID
+	address             string
+	fingerprint         [16]byte
+	incarnation         uint64
+	heartbeatInterval   time.Duration
+	electionTimeout     time.Duration
+	diskStallLimit      time.Duration
+	maxBatchBytes       int
+	maxInflightBytes    int
+	maxInflightMessages int
+}
+
+// ballot is what a peer answered in the present (pre-)election.
+type ballot struct {
+	granted bool
+	why     string // of a refusal, or why there is no answer
+}
+
+// effects is what steps led to, in order. This type and [driver.release] state
+// and enforce the one rule about durability: a request or a reply leaves only
+// when the promise that it makes is on disk. AppendEntries of a leader and
+// pre-votes promise nothing and may leave at once.
+type effects struct {
+	requests []request
+	replies  []reply
+	notes    []note
+	resets   []NodeID // append streams to open anew
+	failure  error    // the node must stop
+}
+
+// promise is what must be durable before a message may leave: hard state up to
+// a change, and the log up to an index. A response's term is part of its
+// promise too, so that a node never restarts in a term before one that it used.
+type promise struct {
+	change uint64
+	index  Index
+}
+
+// request is a message to a peer.
+type request struct {
+	to      NodeID
+	message any // *VoteRequest, *Heartbeat or *AppendEntries
+	term    Term
+	promise promise
+}
+
+// responder takes the answer to a peer's request. The core passes it on.
+type responder func(response any, err error)
+
+// reply is the answer to a peer's request.
+type reply struct {
+	respond  responder
+	response any  // a response message, or an error
+	term     Term // the term in which it was made: later it is stale
+	promise  promise
+}
+
+// note is a line of narration about something rare: fact -> action.
+type note struct {
+	action string
+	fact   string
+	term   Term
+}
+
+// The events of the core.
+type (
+	tick          struct{} // time has passed
+	voteRequested struct {
+		request *VoteRequest
+		respond responder
+	}
+	heartbeatArrived struct {
+		request *Heartbeat
+		respond responder
+	}
+	appendArrived struct {
+		request *AppendEntries
+		respond responder
+	}
+
+	// The answers of peers come with what was asked: the term, and the kind.
+	voteAnswered struct {
+		from     NodeID
+		term     Term
+		preVote  bool
+		response *VoteResponse
+		err      error // instead of a response
+	}
+	heartbeatAnswered struct {
+		from     NodeID
+		term     Term
+		response *HeartbeatResponse
+		err      error // instead of a response
+	}
+	appendAnswered struct {
+		from     NodeID
+		term     Term
+		response *AppendResponse
+	}
+	// appendLost: some AppendEntries of that term did not reach the peer, or
+	// their answers were lost.
+	appendLost struct {
+		to   NodeID
+		term Term
+		err  error
+	}
+	// proposed: entries of commands for a leader, with index and term still to
+	// be stamped on.
+	proposed struct {
+		count int
+		body  []byte
+	}
+	// written: the write under way is durable.
+	written struct{}
+)
+
+// newCore returns a follower with the state that a storage has kept. One that
+// comes back after a restart stays quiet for an election timeout: it may have
+// promised a leader that it would, and a sole voter has nobody to promise to.
+func newCore(settings coreSettings, state StorageState, restarted bool, seed uint64, now time.Duration) (*core, error) {
+	c := &core{
+		settings:    settings,
+		chance:      *rand.NewPCG(seed, settings.incarnation),
+		currentTerm: state.HardState.Term,
+		votedFor:    state.HardState.VotedFor,
+		contacts:    slices.Clone(state.HardState.Contacts),
+		log:         newLog(state.Entries),
+		ballots:     map[NodeID]ballot{},
+	}
+	if state.Commit > c.log.last() || c.log.lastTerm() > c.currentTerm {
+		return nil, fmt.Errorf("raft: storage of node %q holds a log up to entry %d of term %d, a commit index of %d and term %d: these do not fit together",
+			settings.id, c.log.last(), c.log.lastTerm(), state.Commit, c.currentTerm)
+	}
+	c.commitIndex, c.verified = state.Commit, state.Commit
+	if err := c.loadConfiguration(); err != nil {
+		return nil, err
+	}
+	c.electionDeadline = now + c.drawElectionWait()
+	switch {
+	case c.soleVoter():
+		c.electionDeadline = now
+	case restarted:
+		c.quietUntil = now + settings.electionTimeout
+	}
+	return c, nil
+}
+
+// step lets one event happen at a time that never falls.
+func (c *core) step(now time.Duration, event any) {
+	switch e := event.(type) {
+	case tick:
+		c.tick(now)
+	case voteRequested:
+		c.handleVoteRequest(now, e)
+	case voteAnswered:
+		c.handleVoteResponse(now, e)
+	case heartbeatArrived:
+		c.handleHeartbeat(now, e)
+	case heartbeatAnswered:
+		c.handleHeartbeatResponse(now, e)
+	case appendArrived:
+		c.handleAppendEntries(now, e)
+	case appendAnswered:
+		c.handleAppendResponse(now, e)
+	case appendLost:
+		c.handleAppendLost(now, e)
+	case proposed:
+		c.handleProposal(e)
+	case written:
+		c.handleWritten(now)
+	default:
+		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
+	}
+}
+
+// finish ends a batch of steps: it sends what has become due to the followers,
+// merged over the whole batch, and returns the effects of all its steps.
+func (c *core) finish(now time.Duration) effects {
+	if c.role == Leader {
+		for _, p := range c.peers {
+			c.replicate(now, p)
+		}
+	}
+	out := c.out
+	c.out = effects{}
+	return out
+}
+
+// tick does what is due by time alone.
+func (c *core) tick(now time.Duration) {
+	if c.role == Leader {
+		c.checkQuorum(now)
+		c.checkDisk(now)
+	}
+	if c.role == Leader {
+		c.checkStreams(now)
+		if now >= c.heartbeatDue {
+			c.sendHeartbeats(now)
+		}
+		return
+	}
+	if now >= c.electionDeadline {
+		c.campaign(now)
+	}
+}
+
+// deadline returns when the next tick is due.
+func (c *core) deadline() time.Duration {
+	if c.role == Leader {
+		return c.heartbeatDue // often enough for the checks, too
+	}
+	return c.electionDeadline
+}
+
+// The three doors, and the fourth of pre-vote: nothing else assigns role.
+
+// becomeFollower enters a term, or stays in the present one, as a follower of
+// leader, which may be unknown. A node that was leading draws a new wait; any
+// other keeps its own, so that a stale candidate cannot keep it from
+// campaigning by its requests.
+func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
+	if term < c.currentTerm {
+		panic(fmt.Sprintf("raft: %s would go back from term %d to %d", c.settings.id, c.currentTerm, term))
+	}
+	wasLeader := c.role == Leader
+	if term > c.currentTerm {
+		c.currentTerm, c.votedFor = term, ""
+		c.remember()
+		c.verified = c.commitIndex // a later leader has these entries too (§3.6.3, Leader Completeness)
+		c.leader = ""
+	}
+	if c.leader != leader {
+		c.leader, c.leaderAddress = leader, ""
+	}
+	c.role = Follower
+	c.peers = nil
+	clear(c.ballots)
+	if wasLeader {
+		c.electionDeadline = now + c.drawElectionWait()
+	}
+}
+
+// becomePreCandidate starts a pre-election (§9.6): nothing durable changes.
+func (c *core) becomePreCandidate(now time.Duration) {
+	c.role = PreCandidate
+	c.leader, c.leaderAddress = "", ""
+	clear(c.ballots)
+	c.electionDeadline = now + c.drawElectionWait()
+}
+
+// becomeCandidate starts an election in the next term (§3.4). The own vote
+// counts once it is durable, like anybody's.
+func (c *core) becomeCandidate(now time.Duration) {
+	c.role = Candidate
+	c.leader, c.leaderAddress = "", ""
+	c.currentTerm++
+	c.votedFor = c.settings.id
+	c.candidacy = c.remember()
+	clear(c.ballots)
+	c.electionDeadline = now + c.drawElectionWait()
+}
+
+// becomeLeader takes over after a won election: a no-op of the new term goes
+// into the log at once, so that what earlier leaders left can be committed
+// (§3.6.2, §6.4), and a first round of heartbeats tells everybody.
+func (c *core) becomeLeader(now time.Duration) {
+	if c.role != Candidate {
+		panic(fmt.Sprintf("raft: %s becomes leader as %s", c.settings.id, c.role))
+	}
+	c.role = Leader
+	c.leader, c.leaderAddress = c.settings.id, c.settings.address
+	clear(c.ballots)
+	c.peers = nil
+	for _, m := range c.configuration.members {
+		if m.ID != c.settings.id {
+			c.peers = append(c.peers, newProgress(m.ID, c.log.last()+1, now))
+		}
+	}
+	c.log.appendRun(run{c.currentTerm, c.log.last() + 1, 1, appendEntry(nil, EntryNoop, nil)})
+	c.sendHeartbeats(now)
+}
+
+// remember counts a change of the hard state and returns its number: what
+// depends on the change waits until it is durable.
+func (c *core) remember() uint64 {
+	c.remembered++
+	return c.remembered
+}
+
+// takeWrite returns what is not durable yet, and false if there is nothing or
+// a write is under way already: the next batch gathers meanwhile. The event
+// written must follow.
+func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
+	if c.isWriting || (c.writing == c.remembered && c.log.handed == c.log.last()) {
+		return SaveBatch{}, false
+	}
+	batch := SaveBatch{Entries: c.log.unhanded(), Commit: min(c.commitIndex, c.log.last())}
+	if c.writing != c.remembered {
+		batch.HardState = &HardState{
+			Term: c.currentTerm, VotedFor: c.votedFor,
+			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
+			Contacts: slices.Clone(c.contacts),
+		}
+	}
+	c.isWriting, c.writingSince, c.writing = true, now, c.remembered
+	c.log.hand()
+	return batch, true
+}
+
+// handleWritten takes note of the end of the write under way: the own vote and
+// the leader's own entries count from now on.
+func (c *core) handleWritten(now time.Duration) {
+	c.isWriting = false
+	c.durable = c.writing
+	c.log.written()
+	switch c.role {
+	case Candidate:
+		c.countVotes(now)
+	case Leader:
+		c.advanceCommit()
+	}
+}
+
+// kept reports whether a promise is durable.
+func (c *core) kept(p promise) bool {
+	return p.change <= c.durable && p.index <= c.log.durable
+}
+
+// promised returns the promise of the hard state as it is, and of the log up
+// to index.
+func (c *core) promised(index Index) promise { return promise{c.remembered, index} }
+
+func (c *core) header(to NodeID) Header {
+	return Header{Fingerprint: c.settings.fingerprint, From: c.settings.id, To: to, Incarnation: c.settings.incarnation}
+}
+
+func (c *core) reply(respond responder, response any, p promise) {
+	c.out.replies = append(c.out.replies, reply{respond, response, c.currentTerm, p})
+}
+
+func (c *core) send(to NodeID, message any, p promise) {
+	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, p})
+}
+
+// tell narrates: because of this fact, that action. Only for what is rare.
+func (c *core) tell(action, format string, args ...any) {
+	c.out.notes = append(c.out.notes, note{action, fmt.Sprintf(format, args...), c.currentTerm})
+}
+
+// fail stops the node: it found that it cannot go on without breaking a promise.
+func (c *core) fail(err error) error {
+	if c.out.failure == nil {
+		c.out.failure = err
+	}
+	return err
+}
+
+// clone returns an independent copy.
+func (c *core) clone() *core {
+	d := *c
+	d.contacts = slices.Clone(c.contacts)
+	d.log = c.log.clone()
+	d.ballots = make(map[NodeID]ballot, len(c.ballots))
+	for id, b := range c.ballots {
+		d.ballots[id] = b
+	}
+	d.peers = make([]*progress, len(c.peers))
+	for i, p := range c.peers {
+		d.peers[i] = p.clone()
+	}
+	d.out = effects{
+		requests: slices.Clone(c.out.requests), replies: slices.Clone(c.out.replies),
+		resets: slices.Clone(c.out.resets), notes: slices.Clone(c.out.notes), failure: c.out.failure,
+	}
+	return &d
+}
+
+// hash returns a digest of the state that later steps depend on. Two cores of
+// equal hash act alike.
+func (c *core) hash() uint64 {
+	var b []byte
+	number := func(values ...uint64) {
+		for _, v := range values {
+			b = binary.AppendUvarint(b, v)
+		}
+	}
+	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }
+	flag := func(v bool) {
+		if v {
+			number(1)
+		} else {
+			number(0)
+		}
+	}
+	chance, _ := c.chance.MarshalBinary()
+	text(string(chance))
+	text(string(c.settings.id))
+	number(uint64(c.currentTerm), c.remembered, c.durable, c.writing, c.lastMet, uint64(c.writingSince))
+	text(string(c.votedFor))
+	flag(c.isWriting)
+	for _, contact := range c.contacts {
+		text(string(contact.ID))
+		number(contact.Incarnation)
+	}
+	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex))
+	for entry := range (Entries{c.log.runs}).All() {
+		number(uint64(entry.Term), uint64(entry.Kind))
+		text(string(entry.Data))
+	}
+	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil), uint64(c.verified))
+	text(string(c.leader))
+	flag(c.heardLeader)
+	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
+	for _, id := range sortedKeys(c.ballots) {
+		text(string(id))
+		flag(c.ballots[id].granted)
+	}
+	for _, p := range c.peers {
+		text(string(p.id))
+		number(p.numbers()...)
+	}
+	h := fnv.New64a()
+	h.Write(b)
+	return h.Sum64()
+}
+
+// checkInvariants panics if the state is one that no correct node is ever in.
+func (c *core) checkInvariants() {
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			panic(fmt.Sprintf("raft: invariant broken on %s in term %d: ", c.settings.id, c.currentTerm) + fmt.Sprintf(format, args...))
+		}
+	}
+	last := c.log.last()
+	must(c.commitIndex <= last, "commit index %d is beyond the last entry %d", c.commitIndex, last)
+	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
+	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
+	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
+	must(c.verified <= last, "verified %d is beyond the last entry %d", c.verified, last)
+	next := Index(1)
+	term := Term(0)
+	for _, r := range c.log.runs {
+		must(r.first == next && r.count > 0 && r.term >= term, "run of %d entries of term %d at %d follows entry %d of term %d", r.count, r.term, r.first, next-1, term)
+		next, term = r.last()+1, r.term
+	}
+	must((c.role == Leader) == (c.leader == c.settings.id), "role %s with leader %q", c.role, c.leader)
+	must(c.role != Leader || c.votedFor == c.settings.id, "leads, having voted for %q", c.votedFor)
+	must(c.role == Leader || len(c.peers) == 0, "%s keeps progress of %d peers", c.role, len(c.peers))
+	for _, p := range c.peers {
+		must(p.match < p.next && p.match <= last && p.next <= last+1, "peer %s: match %d < next %d, last %d", p.id, p.match, p.next, last)
+	}
+}
+
+// checkStep panics if a step led from one state to another that it must not
+// lead to.
+func checkStep(before, after *core) {
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			panic(fmt.Sprintf("raft: step broke an invariant on %s: ", after.settings.id) + fmt.Sprintf(format, args...))
+		}
+	}
+	must(after.currentTerm >= before.currentTerm, "term %d after %d", after.currentTerm, before.currentTerm)
+	must(after.currentTerm > before.currentTerm || before.votedFor == "" || after.votedFor == before.votedFor,
+		"vote for %q after one for %q in term %d", after.votedFor, before.votedFor, after.currentTerm)
+	must(after.commitIndex >= before.commitIndex, "commit index %d after %d", after.commitIndex, before.commitIndex)
+	was, _ := before.log.term(before.commitIndex)
+	must(after.log.matches(before.commitIndex, was), "committed entry %d of term %d is gone", before.commitIndex, was)
+	if before.role == Leader && after.role == Leader { // §3.6.3, Leader Append-Only
+		must(after.currentTerm == before.currentTerm, "a leader changed its term from %d to %d", before.currentTerm, after.currentTerm)
+		must(after.log.matches(before.log.last(), before.log.lastTerm()), "a leader lost entry %d of its log", before.log.last())
+	}
+}

@@ -1,0 +1,289 @@
+package raft
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/quorum"
+)
+
+// progress is what a leader knows about one follower (thesis §3.5).
+//
+// A follower is probed until it is known where its log agrees with the
+// leader's: one message at a time. From then on it is replicated to: messages
+// go out before earlier ones are answered, as far as the window allows.
+type progress struct {
+	id         NodeID
+	match      Index // up to here the follower's log is durably the leader's; matchIndex in the thesis
+	next       Index // the next entry to send; nextIndex in the thesis
+	probing    bool
+	inflight   []flight // sent and not answered, in order
+	bytes      int      // of the entries in inflight
+	sentCommit Index    // the commit index that the follower will know from what was sent
+	contact    time.Duration
+	retryAt    time.Duration // nothing is sent before: the last attempt was lost
+	trouble    string        // why the last message was lost; empty once it answers
+	otherDisk  bool          // it came back with another disk: it does not count
+}
+
+// flight is an AppendEntries that was sent and not answered.
+type flight struct {
+	last  Index // PrevLogIndex plus the number of entries
+	bytes int
+	sent  time.Duration
+}
+
+func newProgress(id NodeID, next Index, now time.Duration) *progress {
+	return &progress{id: id, next: next, probing: true, contact: now, retryAt: now}
+}
+
+func (p *progress) clone() *progress {
+	q := *p
+	q.inflight = slices.Clone(p.inflight)
+	return &q
+}
+
+// numbers lists the state for a digest.
+func (p *progress) numbers() []uint64 {
+	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
+	for _, f := range p.inflight {
+		n = append(n, uint64(f.last), uint64(f.bytes), uint64(f.sent))
+	}
+	if p.probing {
+		n = append(n, 1)
+	}
+	return n
+}
+
+// land forgets what is in flight up to an index.
+func (p *progress) land(index Index) {
+	for len(p.inflight) > 0 && p.inflight[0].last <= index {
+		p.bytes -= p.inflight[0].bytes
+		p.inflight = p.inflight[1:]
+	}
+}
+
+// probe starts again from an index: what is in flight does not count any more.
+func (p *progress) probe(next Index) {
+	p.probing = true
+	p.next = max(next, p.match+1)
+	p.inflight, p.bytes = nil, 0
+	p.sentCommit = 0
+}
+
+func (c *core) peer(id NodeID) *progress {
+	for _, p := range c.peers {
+		if p.id == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// replicate sends a follower what it lacks, as far as its window allows.
+func (c *core) replicate(now time.Duration, p *progress) {
+	for !p.otherDisk && now >= p.retryAt && c.mayFly(p) {
+		entries := c.log.from(p.next, c.settings.maxBatchBytes)
+		announce := min(c.commitIndex, p.match) > p.sentCommit && len(p.inflight) == 0
+		if entries.Len() == 0 && !announce && !(p.probing && p.match < c.log.last()) {
+			return
+		}
+		prevTerm, ok := c.log.term(p.next - 1)
+		if !ok {
+			panic(fmt.Sprintf("raft: next index %d of %s is beyond the log's end %d", p.next, p.id, c.log.last()))
+		}
+		c.send(p.id, &AppendEntries{
+			Header: c.header(p.id), Term: c.currentTerm,
+			PrevLogIndex: p.next - 1, PrevLogTerm: prevTerm, Entries: entries,
+			LeaderCommit: c.commitIndex, LeaderAddress: c.settings.address,
+		}, promise{})
+		last := p.next - 1 + Index(entries.Len())
+		p.inflight = append(p.inflight, flight{last, entries.Size(), now})
+		p.bytes += entries.Size()
+		p.sentCommit = min(c.commitIndex, last)
+		if !p.probing {
+			p.next = last + 1 // optimistically
+		}
+	}
+}
+
+// mayFly reports whether the window has room for one more message.
+func (c *core) mayFly(p *progress) bool {
+	if len(p.inflight) == 0 {
+		return true
+	}
+	return !p.probing && len(p.inflight) < c.settings.maxInflightMessages && p.bytes < c.settings.maxInflightBytes
+}
+
+// handleProposal appends commands to the leader's log.
+func (c *core) handleProposal(e proposed) {
+	if c.role != Leader {
+		panic(fmt.Sprintf("raft: proposal to %s, which is a %s", c.settings.id, c.role))
+	}
+	c.log.appendRun(run{c.currentTerm, c.log.last() + 1, e.count, e.body})
+}
+
+// handleAppendEntries is the receiver's side of AppendEntries (§3.5).
+func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
+	r := e.request
+	if !c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
+		c.rejectAppend(e, 0, 0)
+		return
+	}
+	if !c.log.matches(r.PrevLogIndex, r.PrevLogTerm) {
+		index, term := c.log.agreement(r.PrevLogIndex, r.PrevLogTerm)
+		c.tell("reject entries", "%s sends what follows entry %d of term %d, which is not here: the logs may agree up to %d", r.From, r.PrevLogIndex, r.PrevLogTerm, index)
+		c.rejectAppend(e, index, term)
+		return
+	}
+	last := r.PrevLogIndex + Index(r.Entries.Len())
+	if fresh := c.unknown(r.Entries); len(fresh.runs) > 0 {
+		if err := c.appendFresh(r.From, fresh); err != nil {
+			c.reply(e.respond, err, promise{})
+			return
+		}
+	}
+	c.verified = max(c.verified, last)
+	c.commitTo(min(r.LeaderCommit, last))
+	c.reply(e.respond, &AppendResponse{Term: c.currentTerm, Success: true, Match: last, Incarnation: c.settings.incarnation}, c.promised(last))
+}
+
+func (c *core) rejectAppend(e appendArrived, index Index, term Term) {
+	c.reply(e.respond, &AppendResponse{
+		Term: c.currentTerm, PrevLogIndex: e.request.PrevLogIndex,
+		ConflictIndex: index, ConflictTerm: term, Incarnation: c.settings.incarnation,
+	}, c.promised(0))
+}
+
+// unknown returns the entries from the first one on that the log does not have.
+// Those before are not touched: a late message must not remove what followed it.
+func (c *core) unknown(entries Entries) Entries {
+	for i, r := range entries.runs {
+		if c.log.matches(r.last(), r.term) {
+			continue // and so all before it: logs that agree at an index agree up to it
+		}
+		known := 0
+		for c.log.matches(r.first+Index(known), r.term) {
+			known++
+		}
+		if known > 0 {
+			_, r = r.split(known)
+		}
+		return Entries{append([]run{r}, entries.runs[i+1:]...)}
+	}
+	return Entries{}
+}
+
+// appendFresh appends entries that the log does not have, in place of any that
+// conflict. It refuses to remove a committed entry: then one of the nodes has
+// lost what it had promised to keep.
+func (c *core) appendFresh(from NodeID, fresh Entries) error {
+	first := fresh.First()
+	if first <= c.commitIndex {
+		return c.fail(fmt.Errorf("raft: node %s: leader %s of term %d sends another entry %d than the one that is committed here (commit index %d): a member lost data, or members of two clusters were mixed", c.settings.id, from, c.currentTerm, first, c.commitIndex))
+	}
+	if first <= c.log.last() {
+		c.tell("replace entries", "entries %d to %d conflict with those of %s", first, c.log.last(), from)
+		c.verified = min(c.verified, first-1)
+	}
+	if err := c.log.replaceFrom(fresh); err != nil {
+		panic(err) // the entries follow one that the log has
+	}
+	return nil
+}
+
+// commitTo raises the commit index; it never falls.
+func (c *core) commitTo(index Index) { c.commitIndex = max(c.commitIndex, min(index, c.log.last())) }
+
+// handleAppendResponse learns from a follower's answer where its log agrees.
+func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
+	r := e.response
+	if c.stepsDownFor(now, e.from, r.Term) || c.role != Leader || e.term != c.currentTerm || r.Term != c.currentTerm {
+		return
+	}
+	p := c.peer(e.from)
+	if p == nil {
+		return
+	}
+	p.contact, p.trouble = now, ""
+	if r.Success {
+		c.acknowledged(p, r.Match)
+		return
+	}
+	stale := r.PrevLogIndex <= p.match || p.probing && r.PrevLogIndex != p.next-1
+	if stale {
+		return
+	}
+	index, _ := c.log.agreement(r.ConflictIndex, r.ConflictTerm)
+	c.tell("probe "+string(e.from), "its log lacks entry %d: the logs may agree up to %d", r.PrevLogIndex, index)
+	p.probe(min(index+1, r.PrevLogIndex))
+}
+
+// acknowledged takes note that a follower durably has the log up to an index.
+func (c *core) acknowledged(p *progress, match Index) {
+	if match > c.log.last() {
+		c.tell("ignore it", "%s acknowledges entry %d, the log ends at %d", p.id, match, c.log.last())
+		return
+	}
+	p.land(match)
+	if p.probing && match >= p.next-1 {
+		p.probing = false
+		p.inflight, p.bytes = nil, 0
+	}
+	p.next = max(p.next, match+1)
+	if match > p.match {
+		p.match = match
+		c.advanceCommit()
+	}
+}
+
+// advanceCommit commits what a majority has, the leader itself included as far
+// as its own disk has it. Only an entry of the own term is committed by
+// counting; it commits all before it (§3.6.2).
+func (c *core) advanceCommit() {
+	matches := make([]uint64, 0, 16)
+	if c.isVoter(c.settings.id) {
+		matches = append(matches, uint64(c.log.durable))
+	}
+	for _, p := range c.peers {
+		if c.isVoter(p.id) {
+			matches = append(matches, uint64(p.match))
+		}
+	}
+	index := Index(quorum.Reached(matches))
+	if index > c.commitIndex && c.log.matches(index, c.currentTerm) {
+		c.commitIndex = index
+	}
+}
+
+// handleAppendLost starts again with a follower that messages were lost to,
+// after a pause: an unreachable peer costs one attempt a heartbeat.
+func (c *core) handleAppendLost(now time.Duration, e appendLost) {
+	p := c.peer(e.to)
+	if p == nil || e.term != c.currentTerm {
+		return
+	}
+	if e.err != nil {
+		p.trouble = e.err.Error()
+	}
+	p.probe(p.match + 1)
+	p.retryAt = now + c.settings.heartbeatInterval
+}
+
+// streamPatience is how many election timeouts a follower may take to
+// acknowledge entries before they are sent again.
+const streamPatience = 2
+
+// checkStreams gives up messages that were not answered for long: the stream
+// may be wedged, or a message was lost in it.
+func (c *core) checkStreams(now time.Duration) {
+	limit := streamPatience * c.settings.electionTimeout
+	for _, p := range c.peers {
+		if len(p.inflight) > 0 && now >= p.inflight[0].sent+limit {
+			c.tell("probe "+string(p.id), "entries up to %d were not acknowledged for %v", p.inflight[0].last, limit)
+			p.probe(p.match + 1)
+			c.out.resets = append(c.out.resets, p.id)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package raft
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/quorum"
+)
+
+// Status is what a node knows about itself and its cluster at one moment. It is
+// a copy.
+type Status struct {
+	ID            NodeID       `json:"id"`
+	Role          Role         `json:"role"`
+	Term          Term         `json:"term"`
+	Leader        NodeID       `json:"leader"` // empty: not known
+	LeaderAddress string       `json:"leader_address"`
+	CommitIndex   Index        `json:"commit_index"`
+	AppliedIndex  Index        `json:"applied_index"`
+	LastIndex     Index        `json:"last_index"`
+	FirstIndex    Index        `json:"first_index"`    // of the log; 0: it is empty
+	SnapshotIndex Index        `json:"snapshot_index"` // the last index that a snapshot covers; 0: there is none
+	DurableIndex  Index        `json:"durable_index"`  // up to here the log is on this node's disk
+	Members       []Member     `json:"members"`
+	Peers         []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
+
+	// Reason says in words why there is no leader, or why entries are not
+	// committed or applied; empty: nothing is in the way.
+	Reason string `json:"reason,omitempty"`
+}
+
+// PeerStatus is what a leader knows about another member.
+type PeerStatus struct {
+	ID            NodeID        `json:"id"`
+	Match         Index         `json:"match"`       // up to here its log is known to be the leader's, durably
+	Next          Index         `json:"next"`        // the next entry to send to it
+	Replicating   bool          `json:"replicating"` // false: it is still being found out where the logs agree
+	Inflight      int           `json:"inflight"`    // AppendEntries under way
+	InflightBytes int           `json:"inflight_bytes"`
+	LastContact   time.Duration `json:"last_contact"` // how long ago it last answered
+	Trouble       string        `json:"trouble,omitempty"`
+}
+
+// status describes the driver's state.
+func (d *driver) status(now time.Duration) Status {
+	c := d.core
+	s := Status{
+		ID: c.settings.id, Role: c.role, Term: c.currentTerm,
+		Leader: c.leader, LeaderAddress: d.leaderAddress(),
+		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
+		LastIndex: c.log.last(), FirstIndex: Entries{c.log.runs}.First(),
+		Members: append([]Member(nil), c.configuration.members...),
+		Reason:  d.reason(now),
+	}
+	for _, p := range c.peers {
+		s.Peers = append(s.Peers, PeerStatus{
+			ID: p.id, Match: p.match, Next: p.next, Replicating: !p.probing,
+			Inflight: len(p.inflight), InflightBytes: p.bytes,
+			LastContact: now - p.contact, Trouble: d.trouble(p),
+		})
+	}
+	return s
+}
+
+// trouble says in words what is wrong with a peer.
+func (d *driver) trouble(p *progress) string {
+	if why := d.rejected[p.id]; why != "" {
+		return why
+	}
+	return p.trouble
+}
+
+// reason says in words why there is no leader or no progress.
+func (d *driver) reason(now time.Duration) string {
+	var reasons []string
+	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	c := d.core
+	if c.diskHangs(now, c.settings.electionTimeout) {
+		add("the disk has not answered for %v", (now - c.writingSince).Round(time.Millisecond))
+	}
+	switch {
+	case c.role == Leader:
+		d.addLag(now, add)
+	case c.role != Follower:
+		d.addBallots(add)
+	case c.leader == "":
+		add("no leader is known; this node campaigns in %v unless one is heard from", max(0, c.electionDeadline-now).Round(time.Millisecond))
+	}
+	if behind := c.commitIndex - d.applied; behind > 0 {
+		add("the state machine has %d committed entries still to apply", behind)
+	}
+	for _, id := range sortedKeys(d.rejected) {
+		add("%s is turned away: %s", id, d.rejected[id])
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// addBallots says how the present (pre-)election stands.
+func (d *driver) addBallots(add func(string, ...any)) {
+	c := d.core
+	what := "vote"
+	if c.role == PreCandidate {
+		what = "pre-vote"
+	}
+	for _, m := range c.configuration.members {
+		b, answered := c.ballots[m.ID]
+		switch {
+		case m.ID == c.settings.id:
+			if c.role == Candidate && c.candidacy > c.durable {
+				add("its own vote is not on disk yet")
+			}
+		case !answered:
+			add("%s not answered by %s yet", what, m.ID)
+		case !b.granted:
+			add("%s refused by %s: %s", what, m.ID, b.why)
+		}
+	}
+}
+
+// addLag says what a leader's uncommitted entries wait for.
+func (d *driver) addLag(now time.Duration, add func(string, ...any)) {
+	c := d.core
+	last := c.log.last()
+	if c.commitIndex == last {
+		return
+	}
+	add("entries %d to %d wait for %d of %d members", c.commitIndex+1, last, quorum.Majority(len(c.configuration.members)), len(c.configuration.members))
+	if c.log.durable < last {
+		add("this node's disk has them up to %d", c.log.durable)
+	}
+	for _, p := range c.peers {
+		if p.match >= last {
+			continue
+		}
+		line := fmt.Sprintf("%s has them up to %d and last answered %v ago", p.id, p.match, (now - p.contact).Round(time.Millisecond))
+		if t := d.trouble(p); t != "" {
+			line += " (" + t + ")"
+		}
+		add("%s", line)
+	}
+}
