@@ -28,7 +28,7 @@ type loop struct {
 	stopped atomic.Bool     // the applier is to leave what it has
 
 	published Leadership
-	group   sync.WaitGroup  // all goroutines of the node
+	group     sync.WaitGroup // all goroutines of the node
 }
 
 func newLoop(n *Node, d *driver, start time.Time) *loop {
