@@ -62,12 +62,26 @@ func entrySize(dataBytes int) int { return 2 + wire.BytesSize(dataBytes) }
 // readEntry reads one entry off the front of a body that was validated when it
 // was parsed.
 func readEntry(body []byte) (kind EntryKind, data, rest []byte) {
+	if n := shortEntry(body); n > 0 {
+		return EntryKind(body[1]), body[4:n:n], body[n:]
+	}
 	r := wire.NewReader(body[2:])
 	data = r.Bytes()
 	if r.Err() != nil {
 		panic(fmt.Sprintf("raft: body of a run ends within an entry: %v", r.Err()))
 	}
 	return EntryKind(body[1]), data, r.Rest()
+}
+
+// shortEntry returns the size of the entry at the front of body, if that has at
+// most 255 bytes of data, in the form that appendEntry gives it; else 0, also
+// for what is no entry. Most entries are such, and a node reads every entry
+// several times, so they have this way of their own.
+func shortEntry(body []byte) int {
+	if len(body) < 4 || body[0] != 0x92 || body[1] > math.MaxInt8 || body[2] != 0xc4 || len(body)-4 < int(body[3]) {
+		return 0
+	}
+	return 4 + int(body[3])
 }
 
 // split returns the first n entries of the run and the others.
@@ -160,7 +174,11 @@ func parseGroup(r *wire.Reader) (run, error) {
 	group := run{term: Term(r.Uint()), first: Index(r.Uint()), count: r.ArrayLen()}
 	start := r.Rest()
 	for i := 0; i < group.count && r.Err() == nil; i++ {
-		parseEntry(r)
+		if n := shortEntry(r.Rest()); n > 0 {
+			*r = wire.NewReader(r.Rest()[n:])
+		} else {
+			parseEntry(r)
+		}
 	}
 	size := len(start) - len(r.Rest())
 	group.body = start[:size:size]
