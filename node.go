@@ -341,7 +341,7 @@ func (n *Node) recover() (*core, error) {
 	}
 	isNew := state.HardState.Incarnation == 0
 	if isNew {
-		batch := bootstrap(n.config, randomNumber())
+		batch := bootstrap(n.config, drawNumber())
 		if err := n.config.Storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
 		}
@@ -357,11 +357,11 @@ func (n *Node) recover() (*core, error) {
 	if _, ok := n.transport.(AppendStreamer); !ok {
 		settings.maxInflightMessages = 1
 	}
-	return newCore(settings, state, !isNew, randomNumber(), 0)
+	return newCore(settings, state, !isNew, drawNumber(), 0)
 }
 
-// randomNumber returns a random number that is not 0.
-func randomNumber() uint64 {
+// drawNumber returns a random number that is not 0.
+func drawNumber() uint64 {
 	var b [8]byte
 	rand.Read(b[:]) // never fails
 	return binary.BigEndian.Uint64(b[:]) | 1

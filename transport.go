@@ -80,9 +80,10 @@ type AppendStreamer interface {
 	// OpenAppendStream returns at once; connecting goes on behind it.
 	// onResponse is called once per answered request, in the order of Send.
 	// onClosed is called at most once, when the stream is broken, with the
-	// cause; nothing is called after it, nor after Close has returned. Both
-	// are called from a goroutine of the transport, never from inside Send or
-	// OpenAppendStream, and do not block.
+	// cause, and nothing after it. Both are called from a goroutine of the
+	// transport, never from inside Send, Close or OpenAppendStream, and do not
+	// block. A call that is under way when Close is called may end after it;
+	// none starts once Close has returned.
 	OpenAppendStream(peer NodeID, onResponse func(*AppendResponse), onClosed func(error)) AppendStream
 }
 
