@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 
 	"github.com/seed-8da499c8/raft/internal/wire"
 )
@@ -80,12 +81,15 @@ func (r run) split(n int) (head, tail run) {
 }
 
 // MakeEntries encodes entries, which must have consecutive indexes and terms
-// that do not fall; it panics otherwise.
+// that do not fall, and kinds below 128; it panics otherwise.
 func MakeEntries(entries ...LogEntry) Entries {
 	var e Entries
 	for i, entry := range entries {
 		if i > 0 && (entry.Index != entries[i-1].Index+1 || entry.Term < entries[i-1].Term) {
 			panic(fmt.Sprintf("raft: entry %d of term %d follows entry %d of term %d", entry.Index, entry.Term, entries[i-1].Index, entries[i-1].Term))
+		}
+		if entry.Kind > math.MaxInt8 {
+			panic(fmt.Sprintf("raft: entry %d is of kind %d", entry.Index, entry.Kind))
 		}
 		if i == 0 || entry.Term != entries[i-1].Term {
 			e.runs = append(e.runs, run{term: entry.Term, first: entry.Index})
@@ -101,32 +105,66 @@ func MakeEntries(entries ...LogEntry) Entries {
 // first. The result aliases raw, which must not change any more. Every length
 // is checked; the error matches [ErrInvalidMessage].
 func ParseEntries(first Index, raw []byte) (Entries, error) {
-	var e Entries
-	next := first
-	var term Term
-	r := wire.NewReader(raw)
-	for len(r.Rest()) > 0 {
-		if n := r.ArrayLen(); r.Err() == nil && n != 3 {
-			return Entries{}, fmt.Errorf("%w: a group of entries has %d fields", ErrInvalidMessage, n)
-		}
-		group := run{term: Term(r.Uint()), first: Index(r.Uint())}
-		group.count = r.ArrayLen()
-		start := r.Rest()
-		for range group.count {
-			parseEntry(&r)
-		}
-		if r.Err() != nil {
-			return Entries{}, fmt.Errorf("%w: %w", ErrInvalidMessage, r.Err())
-		}
-		if group.count == 0 || group.first != next || group.term < term || group.term == 0 || next+Index(group.count) < next {
-			return Entries{}, fmt.Errorf("%w: %d entries of term %d at index %d follow entry %d of term %d", ErrInvalidMessage, group.count, group.term, group.first, next-1, term)
-		}
-		size := len(start) - len(r.Rest())
-		group.body = start[:size:size]
-		next, term = next+Index(group.count), group.term
-		e.runs = append(e.runs, group)
+	e, err := parseEntries(first, raw)
+	if err != nil {
+		return Entries{}, fmt.Errorf("%w: %w", ErrInvalidMessage, err)
 	}
 	return e, nil
+}
+
+// parseEntries does the work of ParseEntries. It allocates for groups, never
+// for entries.
+func parseEntries(first Index, raw []byte) (Entries, error) {
+	var e Entries
+	var term Term
+	next := first
+	for r := wire.NewReader(raw); len(r.Rest()) > 0; {
+		group, err := parseGroup(&r)
+		if err != nil {
+			return Entries{}, err
+		}
+		end := next + Index(group.count)
+		if group.count == 0 || group.first != next || next == 0 || end < next || group.term <= term {
+			return Entries{}, fmt.Errorf("%d entries of term %d at index %d follow entry %d of term %d", group.count, group.term, group.first, next-1, term)
+		}
+		if len(e.runs) == manyGroups {
+			e.runs = slices.Grow(e.runs, 1+groupsIn(r))
+		}
+		e.runs = append(e.runs, group)
+		next, term = end, group.term
+	}
+	return e, nil
+}
+
+// manyGroups is how many groups make it worth to count the others: by then a
+// group may be as short as the memory that is kept for it, so that growing in
+// steps would hold a multiple of the bytes that came.
+const manyGroups = 64
+
+// groupsIn returns about how many groups r still holds. A group takes at least
+// 8 bytes, whatever r pretends.
+func groupsIn(r wire.Reader) int {
+	n, most := 0, len(r.Rest())/8
+	for n < most && r.Err() == nil && len(r.Rest()) > 0 {
+		r.Skip(1)
+		n++
+	}
+	return n
+}
+
+// parseGroup reads the group of entries of one term off the front.
+func parseGroup(r *wire.Reader) (run, error) {
+	if n := r.ArrayLen(); n != 3 {
+		r.Fail("not a group of entries")
+	}
+	group := run{term: Term(r.Uint()), first: Index(r.Uint()), count: r.ArrayLen()}
+	start := r.Rest()
+	for i := 0; i < group.count && r.Err() == nil; i++ {
+		parseEntry(r)
+	}
+	size := len(start) - len(r.Rest())
+	group.body = start[:size:size]
+	return group, r.Err()
 }
 
 // parseEntry checks one [kind, data] pair.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 )
 
@@ -77,8 +78,7 @@ func AppendBytesLen(dst []byte, n int) []byte {
 	}
 }
 
-// UintSize, BytesSize and ArrayLenSize return how many bytes the Append
-// functions write.
+// UintSize returns the encoded size of an unsigned integer.
 func UintSize(v uint64) int {
 	switch {
 	case v <= math.MaxInt8:
@@ -287,41 +287,124 @@ func (r *Reader) Skip(n int) {
 // skipOne passes over one value and returns how many values it holds that
 // still follow.
 func (r *Reader) skipOne() uint64 {
-	c := r.code()
+	l, ok := layoutOf(r.code())
+	if !ok {
+		r.Fail("unknown type")
+		return 0
+	}
+	var n uint64
+	if l.lengthBytes > 0 {
+		n = r.sized(l.lengthBytes)
+	}
+	r.lengthed(l.bytes + n*l.bytesPer)
+	return l.values + n*l.valuesPer
+}
+
+// layout says what follows the first byte of a value: first a length field of
+// lengthBytes, unless that is 0; then bytes of content, then nested values.
+type layout struct {
+	lengthBytes         int
+	bytes, values       uint64 // whatever the length field says
+	bytesPer, valuesPer uint64 // for each unit of the length field
+}
+
+// layoutOf returns the layout of a value with first byte c, not ok for the one
+// byte that MessagePack never uses.
+func layoutOf(c byte) (l layout, ok bool) {
 	switch {
 	case c <= 0x7f || c >= 0xe0 || c == 0xc0 || c == 0xc2 || c == 0xc3: // small integer, nil, boolean
-		return 0
+		return layout{}, true
 	case c <= 0x8f: // small map
-		return 2 * uint64(c&0x0f)
+		return layout{values: 2 * uint64(c&0x0f)}, true
 	case c <= 0x9f: // small array
-		return uint64(c & 0x0f)
+		return layout{values: uint64(c & 0x0f)}, true
 	case c <= 0xbf: // small string
-		r.lengthed(uint64(c & 0x1f))
-		return 0
+		return layout{bytes: uint64(c & 0x1f)}, true
 	}
 	switch c {
 	case 0xc4, 0xc5, 0xc6: // binary
-		r.lengthed(r.sized(1 << (c - 0xc4)))
-	case 0xc7, 0xc8, 0xc9: // extension
-		r.lengthed(r.sized(1<<(c-0xc7)) + 1)
-	case 0xca, 0xce, 0xd2:
-		r.take(4)
-	case 0xcb, 0xcf, 0xd3:
-		r.take(8)
-	case 0xcc, 0xd0:
-		r.take(1)
+		return layout{lengthBytes: 1 << (c - 0xc4), bytesPer: 1}, true
+	case 0xc7, 0xc8, 0xc9: // extension: its type takes a byte more
+		return layout{lengthBytes: 1 << (c - 0xc7), bytes: 1, bytesPer: 1}, true
+	case 0xcc, 0xd0: // numbers
+		return layout{bytes: 1}, true
 	case 0xcd, 0xd1:
-		r.take(2)
+		return layout{bytes: 2}, true
+	case 0xca, 0xce, 0xd2:
+		return layout{bytes: 4}, true
+	case 0xcb, 0xcf, 0xd3:
+		return layout{bytes: 8}, true
 	case 0xd4, 0xd5, 0xd6, 0xd7, 0xd8: // extension of fixed size
-		r.take(1<<(c-0xd4) + 1)
+		return layout{bytes: 1<<(c-0xd4) + 1}, true
 	case 0xd9, 0xda, 0xdb: // string
-		r.lengthed(r.sized(1 << (c - 0xd9)))
+		return layout{lengthBytes: 1 << (c - 0xd9), bytesPer: 1}, true
 	case 0xdc, 0xdd: // array
-		return r.sized(2 << (c - 0xdc))
+		return layout{lengthBytes: 2 << (c - 0xdc), valuesPer: 1}, true
 	case 0xde, 0xdf: // map
-		return 2 * r.sized(2<<(c-0xde))
+		return layout{lengthBytes: 2 << (c - 0xde), valuesPer: 2}, true
 	default:
-		r.Fail("unknown type")
+		return layout{}, false
 	}
-	return 0
+}
+
+// ReadValue reads one value of any kind, nested ones included, from a stream
+// and returns its bytes, at most limit. fill fills the slice that it is given
+// from the stream, as io.ReadFull does. Lengths are not trusted: memory grows
+// with the bytes that have really come, and nesting costs none.
+//
+// A stream that ends before the value gives the error of fill as it is, so
+// that io.EOF stays io.EOF; one that ends within it gives an error that
+// matches both [ErrMalformed] and io.ErrUnexpectedEOF.
+func ReadValue(fill func([]byte) error, limit int) ([]byte, error) {
+	c := collector{fill: fill, limit: limit}
+	for left := uint64(1); left > 0; left-- {
+		code := c.take(1)
+		if c.err != nil {
+			return nil, c.err
+		}
+		l, ok := layoutOf(code[0])
+		if !ok {
+			return nil, fmt.Errorf("%w: unknown type", ErrMalformed)
+		}
+		var n uint64
+		for _, b := range c.take(uint64(l.lengthBytes)) {
+			n = n<<8 | uint64(b)
+		}
+		c.take(l.bytes + n*l.bytesPer)
+		left += l.values + n*l.valuesPer
+		if c.err == nil && left-1 > uint64(limit-len(c.data)) {
+			c.err = fmt.Errorf("%w: value longer than %d bytes", ErrMalformed, limit)
+		}
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.data, nil
+}
+
+// collector gathers the bytes of a value from a stream.
+type collector struct {
+	fill  func([]byte) error
+	limit int
+	data  []byte
+	err   error // the first one; nothing is read after it
+}
+
+// take reads n more bytes and returns them.
+func (c *collector) take(n uint64) []byte {
+	start := len(c.data)
+	if c.err == nil && n > uint64(c.limit-start) {
+		c.err = fmt.Errorf("%w: value longer than %d bytes", ErrMalformed, c.limit)
+	}
+	for n > 0 && c.err == nil {
+		at := len(c.data)
+		step := min(n, max(512, uint64(at))) // at most doubles what has come
+		c.data = append(c.data, make([]byte, step)...)
+		c.err = c.fill(c.data[at:])
+		if at > 0 && (errors.Is(c.err, io.EOF) || errors.Is(c.err, io.ErrUnexpectedEOF)) {
+			c.err = fmt.Errorf("%w: value ends early: %w", ErrMalformed, io.ErrUnexpectedEOF)
+		}
+		n -= step
+	}
+	return c.data[start:]
 }
