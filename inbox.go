@@ -56,7 +56,7 @@ type waiter struct {
 	position int
 }
 
-var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
+func newWaiter() any { return &waiter{ready: make(chan struct{}, 1)} }
 
 // complete ends the wait for a proposal.
 func (p *proposal) complete(result Result, err error) {
