@@ -106,6 +106,11 @@ func (n *Node) Stop(ctx context.Context) error {
 	case <-n.done:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-n.done:
+		return nil
+	default:
 		return fmt.Errorf("raft: node %s is still stopping: %w", n.config.ID, context.Cause(ctx))
 	}
 }
@@ -166,7 +171,7 @@ func (n *Node) leave(ctx context.Context, w *waiter) error {
 		return nil
 	default:
 	}
-	unknown := &OutcomeUnknownError{Cause: context.Cause(ctx)}
+	unknown := &OutcomeUnknownError{Cause: contextError(ctx)}
 	if first := w.batch.first.Load(); first > 0 {
 		unknown.Index = Index(first) + Index(w.position)
 		unknown.Term = Term(w.batch.term.Load())
