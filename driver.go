@@ -180,6 +180,7 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 		d.reject(h.From, err)
 		return
 	}
+	delete(d.rejected, h.From)
 	d.step(now, event)
 }
 
@@ -214,6 +215,10 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		d.reject(from, err)
 		return
 	}
+	delete(d.rejected, from)
+	if p := c.peer(from); p != nil {
+		p.otherDisk = false // it has its old disk again
+	}
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
@@ -233,9 +238,10 @@ func (d *driver) admitDeferred(now time.Duration) {
 	}
 }
 
-// reject remembers, and tells once, why a peer is turned away.
+// reject remembers, and tells once, why a peer is turned away, until it is let
+// in again.
 func (d *driver) reject(from NodeID, err error) {
-	if d.rejected[from] == err.Error() || !from.valid() {
+	if d.rejected[from] == err.Error() || !from.valid() || from == d.core.settings.id {
 		return
 	}
 	if _, member := d.core.configuration.member(from); member {
