@@ -91,6 +91,10 @@ func (l *loop) carryOut(w work) error {
 	}
 	if w.failure != nil {
 		l.answer(w.replies)
+		failAll(w.failed)
+		if w.apply != nil {
+			l.task = w.apply // nobody runs it: shutDown ends the waits
+		}
 		return w.failure
 	}
 	for _, id := range w.resets {
