@@ -69,7 +69,8 @@ func (l *loop) serve(ctx context.Context) error {
 		case <-l.node.stop:
 			return nil
 		}
-		in := l.node.inbox.take(events, l.driver.wantsProposals())
+		wanted := l.driver.wantsProposals()
+		in := l.node.inbox.take(events, wanted)
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
 		clear(in.events)
@@ -79,6 +80,9 @@ func (l *loop) serve(ctx context.Context) error {
 		}
 		for _, answer := range in.asked {
 			answer <- l.driver.status(now)
+		}
+		if !wanted && l.driver.wantsProposals() {
+			l.node.inbox.signal() // nobody else will: they have been there all along
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())
 	}
