@@ -340,7 +340,7 @@ func (s *sender) appendByCall(m *AppendEntries) {
 	s.reset()
 	call := new(appendCall)
 	s.call = call
-	call.cancel = s.background(streamPatience*s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
+	call.cancel = s.background(patience(s.loop.node.config.ElectionTimeout, m.Entries.Size()), func(ctx context.Context) {
 		response, err := s.loop.node.transport.CallAppend(ctx, s.peer, m)
 		switch {
 		case call.givenUp.Load():
