@@ -3,7 +3,6 @@ package raft
 import (
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/seed-8da499c8/raft/internal/quorum"
@@ -117,7 +116,7 @@ func (c *core) refusesContact(now time.Duration, r *VoteRequest) VoteRefusal {
 
 func (c *core) refuseVote(e voteRequested, refusal VoteRefusal) {
 	if !e.request.PreVote {
-		c.tell("refuse vote", e.request.From, "%s", refusal.own(c.leader))
+		c.tell("refuse vote", e.request.From, "of this node: %s", refusal.reason(c.leader))
 	}
 	c.answerVote(e, &VoteResponse{PreVote: e.request.PreVote, Refusal: refusal, Leader: c.leader})
 }
@@ -179,11 +178,6 @@ func (c *core) countVotes(now time.Duration) {
 	}
 	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
 	c.becomeLeader(now)
-}
-
-// own puts a refusal of this node's own into words.
-func (r VoteRefusal) own(leader NodeID) string {
-	return strings.NewReplacer("it ", "this node ", "its ", "this node's ").Replace(r.reason(leader))
 }
 
 // reason puts a refusal into words, as said about the peer that refuses.
