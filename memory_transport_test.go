@@ -353,6 +353,7 @@ func TestMemoryRandomChoicesComeFromSeed(t *testing.T) {
 	lost := func(seeds ...uint64) string {
 		var text string
 		memoryBubble(t, func(t *testing.T, rig *memoryRig) {
+			require.NoError(t, rig.heartbeat("a", "b", 1)) // so that the link is there before its seed
 			for _, seed := range seeds {
 				rig.Seed(seed)
 			}
@@ -588,7 +589,10 @@ func TestMemoryDuplicateAcrossRestart(t *testing.T) {
 		result = rig.goHeartbeat("a", "b", 2)
 		require.True(t, rig.DeliverNext("a", "b"))
 		synctest.Wait()
+		rig.Cut("b", "a") // so that the caller is not told
 		require.NoError(t, rig.transports["b"].Close())
+		rig.Mend("b", "a")
+		require.Empty(t, result)
 		require.True(t, rig.DeliverNext("a", "b"))
 		err := <-result
 		require.Error(t, err)
@@ -767,6 +771,10 @@ func TestMemoryInterceptStream(t *testing.T) {
 		rig.Release("a", "b")
 		require.Equal(t, []raft.Term{1, 3, 4, 6}, stream.answered())
 		require.Equal(t, []raft.Term{1, 3, 3, 4, 5, 6}, rig.handlers["b"].terms())
+
+		stream.sendTerms(t, 4, 6)
+		rig.DropNext("a", "b")
+		require.Equal(t, []raft.Term{1, 3, 4, 6, 6}, stream.answered(), "nor for one that is lost after all")
 	}, "a", "b")
 }
 
