@@ -33,9 +33,10 @@ import (
 // takes from and to accepts the empty [NodeID] for "every node", those that
 // come later included; of two settings for a link the later one counts.
 //
-// A message meets, in this order: the hook of [MemoryNetwork.Intercept], Hold,
-// Cut and Partition, Drop, Duplicate, Bandwidth and Delay. All of it may be
-// changed at any time, from any goroutine.
+// A message meets, in this order: the hook of [MemoryNetwork.Intercept],
+// Duplicate, after which each of the two goes its own way, Hold, Cut and
+// Partition, Drop, Bandwidth and Delay. All of it may be changed at any time,
+// from any goroutine.
 //
 // What is lost is lost silently: a call whose request or response does not
 // arrive waits until its ctx ends. An append stream keeps its order whatever
@@ -265,8 +266,8 @@ func (n *MemoryNetwork) Isolate(ids ...NodeID) {
 	n.Partition(groups...)
 }
 
-// Hold makes the link hold back its messages, in order, until Release. Nothing
-// else happens to a message that is held. Those of an append stream still count
+// Hold makes the link hold back its messages, in order, until Release. A message
+// that is held meets no further fault. Those of an append stream still count
 // for its bound.
 func (n *MemoryNetwork) Hold(from, to NodeID) {
 	n.set("hold", from, to, func(f *linkFaults) { f.hold = true })
