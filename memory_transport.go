@@ -3,8 +3,6 @@ package raft
 import (
 	"context"
 	"fmt"
-	"reflect"
-	"runtime"
 	"sync"
 )
 
@@ -281,12 +279,10 @@ type memoryStream struct {
 	server    *memoryTransport // the peer's, once connected
 	requests  requestLane
 	responses responseLane
-	bytes     int        // of requests that were taken, and neither handed over nor lost
-	closed    bool       // by Close: nothing is called any more
-	cause     error      // why the stream is broken; onClosed is still to be called if not told
-	told      bool       // onClosed is being called or was
-	calling   bool       // onResponse or onClosed is being called
-	idle      *sync.Cond // calling has become false
+	bytes     int   // of requests that were taken, and neither handed over nor lost
+	closed    bool  // by Close: nothing is called any more
+	cause     error // why the stream is broken; onClosed is still to be called if not told
+	told      bool  // onClosed is being called or was
 }
 
 // The two directions of a stream own its parcels.
@@ -336,7 +332,6 @@ func (t *memoryTransport) OpenAppendStream(peer NodeID, onResponse func(*AppendR
 		back:       n.link(peer, t.id),
 		onResponse: onResponse,
 		onClosed:   onClosed,
-		idle:       sync.NewCond(&n.mu),
 	}
 	s.requests.memoryStream = s
 	s.responses.memoryStream = s
@@ -402,45 +397,13 @@ func (s *memoryStream) send(request *AppendEntries, size int, copied bool, verdi
 	s.transport.network.depart(p, verdict)
 }
 
-// Close ends the stream. If a callback is running on another goroutine it waits
-// for it, since otherwise one that was about to start might start after the
-// return.
+// Close ends the stream.
 func (s *memoryStream) Close() {
-	n := s.transport.network
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	s.transport.network.mu.Lock()
+	defer s.transport.network.mu.Unlock()
 	if !s.closed {
 		s.closed = true
 		s.end()
-	}
-	if s.calling && !insideStreamCallback() {
-		for s.calling {
-			s.idle.Wait()
-		}
-	}
-}
-
-// insideStreamCallback reports whether the calling goroutine is in a callback
-// of a stream, where waiting for a callback would be waiting for itself. Only
-// its stack tells. The answer is about all streams: one callback does not wait
-// for another either, since that one might be waiting for the first.
-func insideStreamCallback() bool {
-	callback := runtime.FuncForPC(reflect.ValueOf((*responseLane).deliver).Pointer()).Name()
-	stack := make([]uintptr, 64)
-	depth := runtime.Callers(1, stack)
-	for depth == len(stack) {
-		stack = make([]uintptr, 2*len(stack))
-		depth = runtime.Callers(1, stack)
-	}
-	frames := runtime.CallersFrames(stack[:depth])
-	for {
-		frame, more := frames.Next()
-		if frame.Function == callback {
-			return true
-		}
-		if !more {
-			return false
-		}
 	}
 }
 
@@ -595,10 +558,7 @@ func (r *responseLane) deliver() {
 
 // callBack calls f, which is code of others, without the lock.
 func (s *memoryStream) callBack(f func()) {
-	s.calling = true
 	s.transport.network.mu.Unlock()
+	defer s.transport.network.mu.Lock()
 	f()
-	s.transport.network.mu.Lock()
-	s.calling = false
-	s.idle.Broadcast()
 }
