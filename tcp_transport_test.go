@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -764,7 +765,7 @@ func TestReportLimiter(t *testing.T) {
 	assert.True(t, r.allow("b", start))
 	assert.True(t, r.allow("a", start.Add(reportInterval)))
 	for i := range 3 * reportedPeers {
-		r.allow(strings.Repeat("x", i), start.Add(reportInterval))
+		r.allow(strconv.Itoa(i), start.Add(reportInterval))
 	}
 	assert.LessOrEqual(t, len(r.last), reportedPeers)
 	assert.True(t, r.allow("new", start.Add(2*reportInterval)))
@@ -884,7 +885,7 @@ func TestTCPTLSAgainstPlain(t *testing.T) {
 	err := plain.beat(t, secure)
 	assert.ErrorIs(t, err, ErrUnreachable)
 	assert.ErrorContains(t, err, "speaks TLS")
-	eventually(t, func() bool { return secure.logs.FilterField(zap.Error(nil)).Len() == 0 && secure.logs.Len() == 1 }, "a line in the log")
+	eventually(t, func() bool { return secure.logs.Len() == 1 }, "a line in the log")
 	assert.Contains(t, secure.logs.All()[0].ContextMap()["error"], "peer does not speak TLS, this node does")
 
 	err = secure.beat(t, plain)
@@ -898,4 +899,38 @@ func TestTCPTLSAgainstPlain(t *testing.T) {
 		}
 		return false
 	}, "a line in the log")
+}
+
+// BenchmarkTCPAppendStream keeps 16 appends of 100 entries of 128 bytes in flight.
+func BenchmarkTCPAppendStream(b *testing.B) {
+	var peers [2]net.Listener
+	addresses := make(map[NodeID]string)
+	for i, id := range []NodeID{"a", "b"} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(b, err)
+		peers[i], addresses[id] = listener, listener.Addr().String()
+	}
+	var transports [2]*TCPTransport
+	for i, id := range []NodeID{"a", "b"} {
+		transports[i] = NewTCPTransport(addresses, time.Second, WithListener(peers[i]))
+		require.NoError(b, transports[i].Serve(Local{ID: id}, new(fakeHandler)))
+		defer transports[i].Close()
+	}
+	entries := make([]LogEntry, 100)
+	for i := range entries {
+		entries[i] = LogEntry{Term: 1, Index: Index(i + 1), Kind: EntryCommand, Data: make([]byte, 128)}
+	}
+	request := &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, Entries: MakeEntries(entries...)}
+	slots := make(chan bool, 16)
+	stream := transports[0].OpenAppendStream("b", func(*AppendResponse) { <-slots }, func(err error) { b.Error(err) })
+	defer stream.Close()
+	b.SetBytes(int64(request.Entries.Size()))
+	b.ReportAllocs()
+	for b.Loop() {
+		slots <- true
+		stream.Send(request)
+	}
+	for range cap(slots) {
+		slots <- true
+	}
 }
