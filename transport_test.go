@@ -161,7 +161,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 // await receives from c within bound.
-func await[T any](t *testing.T, c <-chan T, what string) (value T) {
+func awaitValue[T any](t *testing.T, c <-chan T, what string) (value T) {
 	t.Helper()
 	select {
 	case value = <-c:
@@ -287,14 +287,14 @@ func testTransportOvertaking(t *testing.T, a, b *transportNode) {
 		_, err := a.CallForward(ctx, b.id, &ForwardRequest{Header: a.headerTo(b), Payload: []byte("slow")})
 		slow <- err
 	}()
-	await(t, entered, "the slow call")
+	awaitValue(t, entered, "the slow call")
 	for round := range uint64(100) {
 		response, err := a.CallHeartbeat(ctx, b.id, &Heartbeat{Header: a.headerTo(b), Round: round})
 		require.NoError(t, err)
 		require.Equal(t, round, response.Round)
 	}
 	close(release)
-	require.NoError(t, await(t, slow, "the slow call's response"))
+	require.NoError(t, awaitValue(t, slow, "the slow call's response"))
 }
 
 func testTransportContext(t *testing.T, a, b *transportNode) {
@@ -313,9 +313,9 @@ func testTransportContext(t *testing.T, a, b *transportNode) {
 		_, err := a.CallHeartbeat(ctx, b.id, &Heartbeat{Header: a.headerTo(b)})
 		ended <- err
 	}()
-	await(t, entered, "the call")
+	awaitValue(t, entered, "the call")
 	cancel()
-	err := await(t, ended, "the end of the call")
+	err := awaitValue(t, ended, "the end of the call")
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.NotErrorIs(t, err, ErrNotAccepted, "it was handed over")
 
@@ -339,10 +339,10 @@ func testTransportClose(t *testing.T, a, b *transportNode) {
 		_, err := a.CallForward(testContext(t), b.id, &ForwardRequest{Header: a.headerTo(b)})
 		ended <- err
 	}()
-	await(t, entered, "the handler")
+	awaitValue(t, entered, "the handler")
 	require.NoError(t, b.Close())
 	assert.Zero(t, running.Load(), "handlers running after Close")
-	err := await(t, ended, "the end of the call")
+	err := awaitValue(t, ended, "the end of the call")
 	assert.Error(t, err)
 	assert.NotErrorIs(t, err, ErrNotAccepted, "the handler had the request")
 
@@ -408,7 +408,7 @@ func testStreamOrder(t *testing.T, a, b *transportNode) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b), i+1, "x")))
 	}
 	for i := range Index(appends) {
-		require.Equal(t, i+1, await(t, events.responses, "a response").Match)
+		require.Equal(t, i+1, awaitValue(t, events.responses, "a response").Match)
 	}
 	mu.Lock()
 	defer mu.Unlock()
@@ -430,8 +430,8 @@ func testStreamError(t *testing.T, a, b *transportNode) {
 	for i := range Index(3) {
 		stream.Send(someAppend(a.headerTo(b), i+1, "x"))
 	}
-	require.Equal(t, Index(1), await(t, events.responses, "a response").Match)
-	err := await(t, events.closed, "the end of the stream")
+	require.Equal(t, Index(1), awaitValue(t, events.responses, "a response").Match)
+	err := awaitValue(t, events.closed, "the end of the stream")
 	var remote *RemoteError
 	assert.ErrorAs(t, err, &remote)
 	assert.ErrorIs(t, err, ErrOtherDisk)
@@ -442,7 +442,7 @@ func testStreamError(t *testing.T, a, b *transportNode) {
 	second, secondEvents := openTestStream(a, b.id)
 	defer second.Close()
 	require.True(t, second.Send(someAppend(a.headerTo(b), 9, "x")))
-	assert.Equal(t, Index(9), await(t, secondEvents.responses, "a response").Match)
+	assert.Equal(t, Index(9), awaitValue(t, secondEvents.responses, "a response").Match)
 	assert.Empty(t, events.responses)
 	assert.Empty(t, events.closed)
 }
@@ -452,7 +452,7 @@ func testStreamPeerDown(t *testing.T, a, b *transportNode) {
 	for range 3 { // with an attempt, and during a back-off
 		stream, events := openTestStream(a, b.id)
 		stream.Send(someAppend(a.headerTo(b), 1, "x"))
-		assert.ErrorIs(t, await(t, events.closed, "the end of the stream"), ErrUnreachable)
+		assert.ErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrUnreachable)
 		stream.Close()
 		assert.Empty(t, events.closed)
 		assert.Empty(t, events.responses)
@@ -475,11 +475,11 @@ func testStreamCloseInCallback(t *testing.T, a, b *transportNode) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b), i+1, "x")))
 	}
 	close(ready)
-	await(t, closed, "Close")
+	awaitValue(t, closed, "Close")
 	// What is answered on a second stream was sent after the first one's.
 	second, events := openTestStream(a, b.id)
 	second.Send(someAppend(a.headerTo(b), 1, "x"))
-	await(t, events.responses, "a response")
+	awaitValue(t, events.responses, "a response")
 	second.Close()
 	assert.EqualValues(t, 1, responses.Load(), "a response after Close")
 
@@ -491,5 +491,5 @@ func testStreamCloseInCallback(t *testing.T, a, b *transportNode) {
 		close(closed)
 	})
 	close(ready)
-	await(t, closed, "Close within onClosed")
+	awaitValue(t, closed, "Close within onClosed")
 }
