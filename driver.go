@@ -216,6 +216,9 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		return
 	}
 	d.accept(from)
+	if p := c.peer(from); p != nil {
+		p.otherDisk = false // it has its old disk again
+	}
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
@@ -235,9 +238,11 @@ func (d *driver) admitDeferred(now time.Duration) {
 	}
 }
 
-// reject remembers, and tells once, why a member is turned away.
+// reject remembers, and tells once, why a member is turned away, until it is
+// let in again.
 func (d *driver) reject(from NodeID, err error) {
-	if _, member := d.core.configuration.member(from); !member || d.rejected[from] == err.Error() {
+	_, member := d.core.configuration.member(from)
+	if !member || from == d.core.settings.id || d.rejected[from] == err.Error() {
 		return
 	}
 	d.rejected[from] = err.Error()

@@ -69,16 +69,23 @@ func (l *loop) serve(ctx context.Context) error {
 		case <-l.node.stop:
 			return nil
 		}
-		in := l.node.inbox.take(events, l.driver.wantsProposals())
+		if ctx.Err() != nil {
+			return nil // whatever else has happened at the same moment
+		}
+		wanted := l.driver.wantsProposals()
+		in := l.node.inbox.take(events, wanted)
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
 		clear(in.events)
 		events = in.events
+		for _, answer := range in.asked {
+			answer <- l.driver.status(now)
+		}
 		if err := l.carryOut(work); err != nil {
 			return err
 		}
-		for _, answer := range in.asked {
-			answer <- l.driver.status(now)
+		if !wanted && l.driver.wantsProposals() {
+			l.node.inbox.signal() // nobody else will: they have been there all along
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())
 	}
@@ -91,6 +98,10 @@ func (l *loop) carryOut(w work) error {
 	}
 	if w.failure != nil {
 		l.answer(w.replies)
+		failAll(w.failed)
+		if w.apply != nil {
+			l.task = w.apply // nobody runs it: shutDown ends the waits
+		}
 		return w.failure
 	}
 	for _, id := range w.resets {
@@ -332,7 +343,7 @@ func (s *sender) appendByCall(m *AppendEntries) {
 	s.reset()
 	call := new(appendCall)
 	s.call = call
-	call.cancel = s.background(streamPatience*s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
+	call.cancel = s.background(patience(s.loop.node.config.ElectionTimeout, m.Entries.Size()), func(ctx context.Context) {
 		response, err := s.loop.node.transport.CallAppend(ctx, s.peer, m)
 		switch {
 		case call.givenUp.Load():

@@ -18,9 +18,10 @@ type progress struct {
 	match      Index // up to here the follower's log is durably the leader's; matchIndex in the thesis
 	next       Index // the next entry to send; nextIndex in the thesis
 	probing    bool
-	inflight   []flight // sent and not answered, in order
-	bytes      int      // of the entries in inflight
-	sentCommit Index    // the commit index that the follower will know from what was sent
+	inflight   []flight      // sent and not answered, in order
+	bytes      int           // of the entries in inflight
+	sentCommit Index         // the commit index that the follower will know from what was sent
+	landed     time.Duration // when it last acknowledged something
 	contact    time.Duration
 	retryAt    time.Duration // nothing is sent before: the last attempt was lost
 	trouble    string        // why the last message was lost; empty once it answers
@@ -46,7 +47,7 @@ func (p *progress) clone() *progress {
 
 // numbers lists the state for a digest.
 func (p *progress) numbers() []uint64 {
-	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
+	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.landed), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
 	for _, f := range p.inflight {
 		n = append(n, uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
@@ -206,6 +207,7 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 	}
 	p.contact, p.trouble = now, ""
 	if r.Success {
+		p.landed = now
 		c.acknowledged(p, r.Match)
 		return
 	}
@@ -269,17 +271,25 @@ func (c *core) handleAppendLost(now time.Duration, e appendLost) {
 	p.retryAt = now + c.settings.heartbeatInterval
 }
 
-// streamPatience is how many election timeouts a follower may take to
-// acknowledge entries before they are sent again.
-const streamPatience = 2
+// patience is how long a follower may take to acknowledge entries of that size,
+// from when those before them were acknowledged, until they are sent again: two
+// election timeouts, and what a slow link needs.
+func patience(electionTimeout time.Duration, bytes int) time.Duration {
+	const slowLink = 512 << 10 // bytes per second
+	return 2*electionTimeout + time.Duration(bytes)*time.Second/slowLink
+}
 
 // checkStreams gives up messages that were not answered for long: the stream
 // may be wedged, or a message was lost in it.
 func (c *core) checkStreams(now time.Duration) {
-	limit := streamPatience * c.settings.electionTimeout
 	for _, p := range c.peers {
-		if len(p.inflight) > 0 && now >= p.inflight[0].sent+limit {
-			c.tell("probe follower", p.id, "entries up to %d were not acknowledged for %v", p.inflight[0].last, limit)
+		if len(p.inflight) == 0 {
+			continue
+		}
+		first := p.inflight[0]
+		waits := now - max(first.sent, p.landed)
+		if waits >= patience(c.settings.electionTimeout, first.bytes) {
+			c.tell("probe follower", p.id, "entries up to %d were not acknowledged for %v", first.last, waits)
 			p.probe(p.match + 1)
 			c.out.resets = append(c.out.resets, p.id)
 		}
