@@ -675,10 +675,12 @@ func (r *rig) crown(id NodeID) {
 	}
 }
 
-// grant answers the present (pre-)election of a node for all other members.
+// grant answers the present (pre-)election of a node for all other members, as
+// far as that takes it.
 func (r *rig) grant(id NodeID) {
+	role := r.core(id).role
 	for _, other := range r.ids {
-		if role := r.core(id).role; other != id && (role == Candidate || role == PreCandidate) {
+		if other != id && r.core(id).role == role {
 			r.grantFrom(id, other)
 		}
 	}
