@@ -344,10 +344,10 @@ func (d *driver) release() {
 	d.appendReplies = slices.Delete(d.appendReplies, 0, sent)
 }
 
-// releaseReply sends a reply if it may leave.
+// releaseReply sends a reply if it may leave. An error is one of any term.
 func (d *driver) releaseReply(r reply) bool {
 	c := d.core
-	if r.term != c.currentTerm {
+	if _, isError := r.response.(error); r.term != c.currentTerm && !isError {
 		r.response, r.promise = c.outdated(r.response), c.promised(0)
 	}
 	if !c.kept(r.promise) {
