@@ -244,7 +244,7 @@ func (n *rigNode) boot(restarted bool) {
 	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue})
 	n.started = true
 	n.machine, n.task, n.saving, n.failure, n.was = rigMachine{}, nil, nil, nil, nil
-	n.inspect()
+	n.advance(nil, nil)
 }
 
 // up reports whether a process of the node runs.
