@@ -670,7 +670,7 @@ func TestPaperLeaderWithoutAMajorityStepsDown(t *testing.T) {
 // §3.4: waits are drawn at random from [T, 2T), spread over all of it.
 func TestPaperElectionWaitsAreSpreadOut(t *testing.T) {
 	r := follower(t, at{log: "1 1", term: 2})
-	const draws, parts = 20_000, 10
+	const draws, parts = 4000, 5
 	var count [parts]int
 	for range draws {
 		w := r.core("b").drawElectionWait()
