@@ -332,20 +332,19 @@ func (d *driver) collect(e effects) {
 }
 
 // release lets go what may leave: see [effects] for the rule. What was made in
-// an earlier term is not sent any more; a peer that waits for an answer is told
-// the new term instead. Answers to AppendEntries keep their order; everything
+// an earlier term is not sent any more, nor is a request of a role that is over:
+// a candidate's may speak of entries that a leader has replaced since. A peer
+// that waits for an answer is told the new term instead. Answers to AppendEntries keep their order; everything
 // else passes what still waits.
 func (d *driver) release() {
 	c := d.core
 	d.requests = slices.DeleteFunc(d.requests, func(r request) bool {
-		if r.term != c.currentTerm || c.role == Follower {
-			return true
+		stale := r.term != c.currentTerm || r.role != c.role
+		ready := !stale && c.kept(r.promise)
+		if ready {
+			d.work.requests = append(d.work.requests, r)
 		}
-		if !c.kept(r.promise) {
-			return false
-		}
-		d.work.requests = append(d.work.requests, r)
-		return true
+		return stale || ready
 	})
 	d.replies = slices.DeleteFunc(d.replies, func(r reply) bool {
 		return d.releaseReply(r)
@@ -357,10 +356,10 @@ func (d *driver) release() {
 	d.appendReplies = slices.Delete(d.appendReplies, 0, sent)
 }
 
-// releaseReply sends a reply if it may leave.
+// releaseReply sends a reply if it may leave. An error is one of any term.
 func (d *driver) releaseReply(r reply) bool {
 	c := d.core
-	if r.term != c.currentTerm {
+	if _, isError := r.response.(error); r.term != c.currentTerm && !isError {
 		r.response, r.promise = c.outdated(r.response), c.promised(0)
 	}
 	if !c.kept(r.promise) {

@@ -129,6 +129,7 @@ type request struct {
 	to      NodeID
 	message any // *VoteRequest, *Heartbeat or *AppendEntries
 	term    Term
+	role    Role // in which it was made: in another one it is not sent any more
 	promise promise
 }
 
@@ -427,7 +428,7 @@ func (c *core) reply(respond responder, response any, p promise) {
 }
 
 func (c *core) send(to NodeID, message any, p promise) {
-	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, p})
+	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, c.role, p})
 }
 
 // tell narrates: because of this fact about a peer, that action. Only for what

@@ -244,7 +244,7 @@ func (n *rigNode) boot(restarted bool) {
 	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue})
 	n.started = true
 	n.machine, n.task, n.saving, n.failure, n.was = rigMachine{}, nil, nil, nil, nil
-	n.inspect()
+	n.advance(nil, nil)
 }
 
 // up reports whether a process of the node runs.
@@ -675,10 +675,12 @@ func (r *rig) crown(id NodeID) {
 	}
 }
 
-// grant answers the present (pre-)election of a node for all other members.
+// grant answers the present (pre-)election of a node for all other members, as
+// far as that takes it.
 func (r *rig) grant(id NodeID) {
+	role := r.core(id).role
 	for _, other := range r.ids {
-		if role := r.core(id).role; other != id && (role == Candidate || role == PreCandidate) {
+		if other != id && r.core(id).role == role {
 			r.grantFrom(id, other)
 		}
 	}
