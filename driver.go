@@ -180,6 +180,7 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 		d.reject(h.From, err)
 		return
 	}
+	d.accept(h.From)
 	d.step(now, event)
 }
 
@@ -214,6 +215,7 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		d.reject(from, err)
 		return
 	}
+	d.accept(from)
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
@@ -233,15 +235,20 @@ func (d *driver) admitDeferred(now time.Duration) {
 	}
 }
 
-// reject remembers, and tells once, why a peer is turned away.
+// reject remembers, and tells once, why a member is turned away.
 func (d *driver) reject(from NodeID, err error) {
-	if d.rejected[from] == err.Error() || !from.valid() {
+	if _, member := d.core.configuration.member(from); !member || d.rejected[from] == err.Error() {
 		return
 	}
-	if _, member := d.core.configuration.member(from); member {
-		d.rejected[from] = err.Error()
+	d.rejected[from] = err.Error()
+	d.core.tell("turn peer away", from, "%v", err)
+}
+
+// accept forgets why a member was turned away.
+func (d *driver) accept(from NodeID) {
+	if len(d.rejected) > 0 {
+		delete(d.rejected, from)
 	}
-	d.core.tell("reject "+string(from), "%v", err)
 }
 
 // wantsProposals reports whether proposals are to be taken out of their queue:
@@ -326,11 +333,14 @@ func (d *driver) collect(e effects) {
 func (d *driver) release() {
 	c := d.core
 	d.requests = slices.DeleteFunc(d.requests, func(r request) bool {
-		if r.term == c.currentTerm && c.kept(r.promise) {
-			d.work.requests = append(d.work.requests, r)
+		if r.term != c.currentTerm || c.role == Follower {
 			return true
 		}
-		return r.term != c.currentTerm
+		if !c.kept(r.promise) {
+			return false
+		}
+		d.work.requests = append(d.work.requests, r)
+		return true
 	})
 	d.replies = slices.DeleteFunc(d.replies, func(r reply) bool {
 		return d.releaseReply(r)

@@ -87,7 +87,7 @@ func (l *loop) serve(ctx context.Context) error {
 // carryOut hands work to the goroutines that do it.
 func (l *loop) carryOut(w work) error {
 	for _, note := range w.notes {
-		l.node.log.Info(note.action, zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
+		l.node.log.Info(note.action, zap.String("peer", string(note.peer)), zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
 	}
 	if w.failure != nil {
 		l.answer(w.replies)

@@ -146,7 +146,8 @@ type reply struct {
 
 // note is a line of narration about something rare: fact -> action.
 type note struct {
-	action string
+	action string // constant, for logs
+	peer   NodeID // whom it is about; empty: nobody
 	fact   string
 	term   Term
 }
@@ -386,7 +387,7 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 	batch := SaveBatch{Entries: c.log.unhanded(), Commit: min(c.commitIndex, c.log.last())}
 	if c.writing != c.remembered {
 		batch.HardState = &HardState{
-			Term: c.currentTerm, VotedFor: c.votedFor,
+			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
 			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
 			Contacts: slices.Clone(c.contacts),
 		}
@@ -431,9 +432,10 @@ func (c *core) send(to NodeID, message any, p promise) {
 	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, p})
 }
 
-// tell narrates: because of this fact, that action. Only for what is rare.
-func (c *core) tell(action, format string, args ...any) {
-	c.out.notes = append(c.out.notes, note{action, fmt.Sprintf(format, args...), c.currentTerm})
+// tell narrates: because of this fact about a peer, that action. Only for what
+// is rare.
+func (c *core) tell(action string, peer NodeID, format string, args ...any) {
+	c.out.notes = append(c.out.notes, note{action, peer, fmt.Sprintf(format, args...), c.currentTerm})
 }
 
 // fail stops the node: it found that it cannot go on without breaking a promise.

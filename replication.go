@@ -133,7 +133,7 @@ func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
 	}
 	if !c.log.matches(r.PrevLogIndex, r.PrevLogTerm) {
 		index, term := c.log.agreement(r.PrevLogIndex, r.PrevLogTerm)
-		c.tell("reject entries", "%s sends what follows entry %d of term %d, which is not here: the logs may agree up to %d", r.From, r.PrevLogIndex, r.PrevLogTerm, index)
+		c.tell("reject entries", r.From, "entry %d of term %d, which they follow, is not here: the logs may agree up to %d", r.PrevLogIndex, r.PrevLogTerm, index)
 		c.rejectAppend(e, index, term)
 		return
 	}
@@ -184,7 +184,7 @@ func (c *core) appendFresh(from NodeID, fresh Entries) error {
 		return c.fail(fmt.Errorf("raft: node %s: leader %s of term %d sends another entry %d than the one that is committed here (commit index %d): a member lost data, or members of two clusters were mixed", c.settings.id, from, c.currentTerm, first, c.commitIndex))
 	}
 	if first <= c.log.last() {
-		c.tell("replace entries", "entries %d to %d conflict with those of %s", first, c.log.last(), from)
+		c.tell("replace entries", from, "entries %d to %d conflict with its own", first, c.log.last())
 		c.verified = min(c.verified, first-1)
 	}
 	if err := c.log.replaceFrom(fresh); err != nil {
@@ -216,14 +216,14 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 		return
 	}
 	index, _ := c.log.agreement(r.ConflictIndex, r.ConflictTerm)
-	c.tell("probe "+string(e.from), "its log lacks entry %d: the logs may agree up to %d", r.PrevLogIndex, index)
+	c.tell("probe follower", e.from, "its log lacks entry %d: the logs may agree up to %d", r.PrevLogIndex, index)
 	p.probe(min(index+1, r.PrevLogIndex))
 }
 
 // acknowledged takes note that a follower durably has the log up to an index.
 func (c *core) acknowledged(p *progress, match Index) {
 	if match > c.log.last() {
-		c.tell("ignore it", "%s acknowledges entry %d, the log ends at %d", p.id, match, c.log.last())
+		c.tell("ignore acknowledgement", p.id, "it is of entry %d, the log ends at %d", match, c.log.last())
 		return
 	}
 	p.land(match)
@@ -281,7 +281,7 @@ func (c *core) checkStreams(now time.Duration) {
 	limit := streamPatience * c.settings.electionTimeout
 	for _, p := range c.peers {
 		if len(p.inflight) > 0 && now >= p.inflight[0].sent+limit {
-			c.tell("probe "+string(p.id), "entries up to %d were not acknowledged for %v", p.inflight[0].last, limit)
+			c.tell("probe follower", p.id, "entries up to %d were not acknowledged for %v", p.inflight[0].last, limit)
 			p.probe(p.match + 1)
 			c.out.resets = append(c.out.resets, p.id)
 		}
