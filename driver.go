@@ -397,7 +397,10 @@ func takeWaiting(waiting *[]waitingRun, index Index) []waitingRun {
 	var taken []waitingRun
 	for len(*waiting) > 0 && (*waiting)[0].first <= index {
 		w := &(*waiting)[0]
-		n := min(len(w.proposals), int(index-w.first)+1)
+		n := len(w.proposals)
+		if index < w.last() {
+			n = int(index-w.first) + 1
+		}
 		taken = append(taken, waitingRun{w.first, w.term, w.proposals[:n:n]})
 		if n < len(w.proposals) {
 			w.first, w.proposals = w.first+Index(n), w.proposals[n:]

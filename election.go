@@ -213,12 +213,15 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	}
 }
 
-// handleHeartbeat answers a leader's sign of life.
+// handleHeartbeat answers a leader's sign of life. Its commit index is for a
+// log that ends in an entry of the leader's term: that entry came from the
+// leader, so the whole log is the leader's (§3.5, Log Matching). Any other may
+// hold what the leader does not have.
 func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
 	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
-	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
-		c.commitTo(min(r.Commit, c.verified))
+	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) && c.log.lastTerm() == c.currentTerm {
+		c.commitTo(r.Commit)
 	}
 	response.Term = c.currentTerm
 	c.reply(e.respond, response, c.promised(0))

@@ -56,7 +56,7 @@ type waiter struct {
 	position int
 }
 
-var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan struct{}, 1)} }}
+func newWaiter() any { return &waiter{ready: make(chan struct{}, 1)} }
 
 // complete ends the wait for a proposal.
 func (p *proposal) complete(result Result, err error) {
@@ -176,7 +176,21 @@ func (q *inbox) awaitRoom(ctx context.Context, size int) error {
 // leftQueue is the error of a caller whose ctx ended while its command waited
 // in the queue: it is in no log, and was removed from the queue.
 func leftQueue(ctx context.Context) error {
-	return fmt.Errorf("%w: %w while the command waited in the queue of proposals", ErrNotAccepted, context.Cause(ctx))
+	return fmt.Errorf("%w: %w while the command waited in the queue of proposals", ErrNotAccepted, contextError(ctx))
+}
+
+// contextError is why ctx ended: its error, and its cause if that is another.
+// The cause may be how another command ended, which says nothing about this one.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	switch {
+	case cause == err:
+		return err
+	case unclassified(cause) == nil:
+		return fmt.Errorf("%w (%v)", err, cause)
+	default:
+		return fmt.Errorf("%w (%w)", err, cause)
+	}
 }
 
 // grantRoom promises room to those who wait, in order. Called with mu held.

@@ -20,8 +20,8 @@ import (
 	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
-// message is what every message does, by pointer.
-type message interface {
+// anyMessage is what every message does, by pointer.
+type anyMessage interface {
 	encoding.BinaryAppender
 	encoding.BinaryMarshaler
 	encoding.BinaryUnmarshaler
@@ -40,22 +40,22 @@ var _ = []interface {
 }
 
 // messages returns a new one of each kind.
-func messages() []message {
-	return []message{
+func messages() []anyMessage {
+	return []anyMessage{
 		&VoteRequest{}, &VoteResponse{}, &Heartbeat{}, &HeartbeatResponse{}, &AppendEntries{}, &AppendResponse{},
 		&InstallSnapshot{}, &SnapshotResponse{}, &TimeoutNow{}, &TimeoutNowResponse{}, &ForwardRequest{}, &ForwardResponse{},
 	}
 }
 
 // newLike returns an empty message of the kind of m.
-func newLike(m message) message {
-	return reflect.New(reflect.TypeOf(m).Elem()).Interface().(message)
+func newLike(m anyMessage) anyMessage {
+	return reflect.New(reflect.TypeOf(m).Elem()).Interface().(anyMessage)
 }
 
-func nameOf(m message) string { return reflect.TypeOf(m).Elem().Name() }
+func nameOf(m anyMessage) string { return reflect.TypeOf(m).Elem().Name() }
 
 // minimal sets what no message may lack, and leaves the rest at zero.
-func minimal(m message) message {
+func minimal(m anyMessage) anyMessage {
 	if h := reflect.ValueOf(m).Elem().FieldByName("Header"); h.IsValid() {
 		h.Set(reflect.ValueOf(Header{From: "a", To: "b"}))
 	}
@@ -64,7 +64,7 @@ func minimal(m message) message {
 
 // fill sets every field of m to random values, among them those around each
 // change of an encoding's length.
-func fill(random *rand.Rand, m message) message {
+func fill(random *rand.Rand, m anyMessage) anyMessage {
 	fillStruct(random, reflect.ValueOf(m).Elem())
 	if a, ok := m.(*AppendEntries); ok {
 		a.PrevLogIndex = min(a.PrevLogIndex, math.MaxUint64-100)
@@ -120,7 +120,7 @@ func randomID(random *rand.Rand) NodeID {
 }
 
 // each runs f with a minimal message of each kind and with some random ones.
-func each(t *testing.T, f func(t *testing.T, m message)) {
+func each(t *testing.T, f func(t *testing.T, m anyMessage)) {
 	for _, kind := range messages() {
 		t.Run(nameOf(kind), func(t *testing.T) {
 			f(t, minimal(newLike(kind)))
@@ -140,7 +140,7 @@ func encode(t testing.TB, m encoding.BinaryAppender) []byte {
 }
 
 func TestMessagesRoundTrip(t *testing.T) {
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		data := encode(t, m)
 
 		got := newLike(m)
@@ -163,7 +163,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 
 func TestEmptyBytesAreNil(t *testing.T) {
 	header := Header{From: "a", To: "b"}
-	for _, pair := range [][2]message{
+	for _, pair := range [][2]anyMessage{
 		{&InstallSnapshot{Header: header}, &InstallSnapshot{Header: header, Data: []byte{}}},
 		{&ForwardRequest{Header: header}, &ForwardRequest{Header: header, Payload: []byte{}}},
 		{&ForwardResponse{}, &ForwardResponse{Payload: []byte{}}},
@@ -180,7 +180,7 @@ func TestEmptyBytesAreNil(t *testing.T) {
 // reference encodes v with the msgpack library, and finds the fields by
 // reflection: in the order of their declaration, those of an embedded struct
 // in its place.
-func reference(t *testing.T, m message) []byte {
+func reference(t *testing.T, m anyMessage) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	e := msgpack.NewEncoder(&b)
@@ -220,13 +220,13 @@ func flatten(v reflect.Value) []reflect.Value {
 }
 
 func TestMessagesAreWhatTheLibraryWrites(t *testing.T) {
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		require.Equal(t, reference(t, m), encode(t, m))
 	})
 }
 
 // golden are messages whose bytes are under testdata: these must never change.
-func golden() []message {
+func golden() []anyMessage {
 	header := Header{
 		Fingerprint: [16]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
 		Group:       0, From: "node-1", To: "node-2", Incarnation: 0x0123456789abcdef,
@@ -237,7 +237,7 @@ func golden() []message {
 		LogEntry{Term: 5, Index: 1002, Kind: EntryConfiguration, Data: []byte("members")},
 		LogEntry{Term: 5, Index: 1003, Kind: EntryCommand, Data: bytes.Repeat([]byte{0xab}, 300)},
 	)
-	return []message{
+	return []anyMessage{
 		&VoteRequest{Header: header, Term: 5, LastLogIndex: 1000, LastLogTerm: 4, PreVote: true, Transfer: true},
 		&VoteResponse{Term: 5, VoteGranted: true, PreVote: true, Refusal: RefusalNone, Incarnation: 70000},
 		&VoteResponse{Term: 6, Refusal: RefusalHasLeader, Leader: "node-3", Incarnation: 70000},
@@ -300,7 +300,7 @@ func TestV1UnknownTrailingFieldIsSkipped(t *testing.T) {
 		7, -7, nil, true, 1.5, "text", []byte("bytes"), []any{1, []any{"nested", []any{}}}, map[string]any{"key": []any{2}},
 		msgpack.RawMessage{0xd4, 1, 2}, msgpack.RawMessage{0xc7, 2, 1, 3, 4},
 	))
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		data := withMore(t, encode(t, m), 11, later.Bytes())
 		got := newLike(m)
 		require.NoError(t, got.UnmarshalBinary(data))
@@ -317,7 +317,7 @@ func TestV1UnknownTrailingFieldIsSkipped(t *testing.T) {
 }
 
 func TestV1UnknownNumbersAreKept(t *testing.T) {
-	for _, m := range []message{
+	for _, m := range []anyMessage{
 		&VoteResponse{Refusal: 255},
 		&ForwardRequest{Header: Header{From: "a", To: "b"}, Kind: 255},
 		&ForwardResponse{Code: 65535},
@@ -330,7 +330,7 @@ func TestV1UnknownNumbersAreKept(t *testing.T) {
 
 // requireInvalid requires that data is no message of the kind of m, however
 // it is read.
-func requireInvalid(t *testing.T, m message, data []byte, why ...any) {
+func requireInvalid(t *testing.T, m anyMessage, data []byte, why ...any) {
 	t.Helper()
 	require.ErrorIs(t, newLike(m).UnmarshalBinary(data), ErrInvalidMessage, why...)
 	if len(data) > 0 {
@@ -339,7 +339,7 @@ func requireInvalid(t *testing.T, m message, data []byte, why ...any) {
 }
 
 func TestW4TruncatedMessagesAreRefused(t *testing.T) {
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		data := encode(t, m)
 		for end := range data {
 			require.ErrorIs(t, newLike(m).UnmarshalBinary(data[:end]), ErrInvalidMessage, "%x", data[:end])
@@ -376,7 +376,7 @@ func TestW4TooFewFieldsAreRefused(t *testing.T) {
 }
 
 func TestW4BytesBehindAMessageAreRefused(t *testing.T) {
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		err := newLike(m).UnmarshalBinary(append(encode(t, m), 0xc0))
 		require.ErrorIs(t, err, ErrInvalidMessage)
 		require.ErrorContains(t, err, nameOf(m))
@@ -426,7 +426,7 @@ func TestW4WrongTypesAreRefused(t *testing.T) {
 func TestW4ValuesOutOfRangeAreRefused(t *testing.T) {
 	header := Header{From: "a", To: "b"}
 	badIDs := []NodeID{".a", "a b", "ä", "a/b", NodeID(strings.Repeat("a", maxIDBytes+1))}
-	var bad []message
+	var bad []anyMessage
 	for _, id := range append(badIDs, "") {
 		bad = append(bad,
 			&TimeoutNow{Header: Header{From: id, To: "b"}}, &TimeoutNow{Header: Header{From: "a", To: id}},
@@ -456,7 +456,7 @@ func TestW4ValuesOutOfRangeAreRefused(t *testing.T) {
 }
 
 func TestW4NumbersOutOfRangeAreRefused(t *testing.T) {
-	replace := func(m message, field int, value uint64) []byte {
+	replace := func(m anyMessage, field int, value uint64) []byte {
 		data := encode(t, m)
 		r := wire.NewReader(data)
 		r.ArrayLen()
@@ -494,7 +494,7 @@ func TestL10AGapBeforeTheEntriesIsRefused(t *testing.T) {
 
 // requireStable requires of a message that was decoded from arbitrary bytes
 // that it can be used, and that encoding and decoding it changes nothing.
-func requireStable(t *testing.T, m message) {
+func requireStable(t *testing.T, m anyMessage) {
 	t.Helper()
 	if a, ok := m.(*AppendEntries); ok {
 		requireUsable(t, a.Entries, a.PrevLogIndex+1)
@@ -627,7 +627,7 @@ func TestMessagesNestInAUsersStruct(t *testing.T) {
 }
 
 func TestEncodeMsgpackWritesTheSameBytes(t *testing.T) {
-	each(t, func(t *testing.T, m message) {
+	each(t, func(t *testing.T, m anyMessage) {
 		data := encode(t, m)
 		var b bytes.Buffer
 		e := msgpack.NewEncoder(&b)
@@ -746,7 +746,7 @@ func BenchmarkAppendEntries(b *testing.B) {
 }
 
 // fuzz decodes arbitrary bytes as a message of the kind of m.
-func fuzz(f *testing.F, m message) {
+func fuzz(f *testing.F, m anyMessage) {
 	for _, g := range golden() {
 		if nameOf(g) == nameOf(m) {
 			f.Add(encode(f, g))

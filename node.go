@@ -24,6 +24,10 @@ type Node struct {
 	stop      chan struct{} // closed by Stop
 	done      chan struct{} // closed at the end of Run
 
+	// pool holds waiters between calls of Propose. Each node has its own, since
+	// the channels of a bubble of testing/synctest must not leave it.
+	pool sync.Pool
+
 	mu       sync.Mutex // guards what follows
 	ran      bool
 	stopping bool
@@ -53,6 +57,7 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
 		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
+		pool:  sync.Pool{New: newWaiter},
 		last:  Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
 	}, nil
 }
@@ -101,6 +106,11 @@ func (n *Node) Stop(ctx context.Context) error {
 	case <-n.done:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-n.done:
+		return nil
+	default:
 		return fmt.Errorf("raft: node %s is still stopping: %w", n.config.ID, context.Cause(ctx))
 	}
 }
@@ -132,9 +142,9 @@ func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
 	if ctx.Err() != nil {
 		return Result{}, leftQueue(ctx)
 	}
-	w := waiters.Get().(*waiter)
+	w := n.pool.Get().(*waiter)
 	if err := n.inbox.enqueueWait(ctx, command, proposal{wait: w}); err != nil {
-		waiters.Put(w)
+		n.pool.Put(w)
 		return Result{}, err
 	}
 	select {
@@ -146,7 +156,7 @@ func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
 	}
 	result, err := w.result, w.err
 	w.result, w.err, w.batch = Result{}, nil, nil
-	waiters.Put(w)
+	n.pool.Put(w)
 	return result, err
 }
 
@@ -161,7 +171,7 @@ func (n *Node) leave(ctx context.Context, w *waiter) error {
 		return nil
 	default:
 	}
-	unknown := &OutcomeUnknownError{Cause: context.Cause(ctx)}
+	unknown := &OutcomeUnknownError{Cause: contextError(ctx)}
 	if first := w.batch.first.Load(); first > 0 {
 		unknown.Index = Index(first) + Index(w.position)
 		unknown.Term = Term(w.batch.term.Load())

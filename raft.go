@@ -72,7 +72,6 @@ type core struct {
 	leaderContact time.Duration // when the leader was last heard from
 	heardLeader   bool          // since the start: leaderContact means something
 	quietUntil    time.Duration // no votes before: a promise made before a restart may still stand
-	verified      Index         // follower: up to here the log is known to be the leader's
 
 	electionDeadline time.Duration // follower, candidates: when to campaign
 	candidacy        uint64        // candidate: the change that holds its own vote
@@ -221,7 +220,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		return nil, fmt.Errorf("raft: storage of node %q holds a log up to entry %d of term %d, a commit index of %d and term %d: these do not fit together",
 			settings.id, c.log.last(), c.log.lastTerm(), state.Commit, c.currentTerm)
 	}
-	c.commitIndex, c.verified = state.Commit, state.Commit
+	c.commitIndex = state.Commit
 	if err := c.loadConfiguration(); err != nil {
 		return nil, err
 	}
@@ -316,7 +315,6 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 	if term > c.currentTerm {
 		c.currentTerm, c.votedFor = term, ""
 		c.remember()
-		c.verified = c.commitIndex // a later leader has these entries too (§3.6.3, Leader Completeness)
 		c.leader = ""
 	}
 	if c.leader != leader {
@@ -498,7 +496,7 @@ func (c *core) hash() uint64 {
 		number(uint64(entry.Term), uint64(entry.Kind))
 		text(string(entry.Data))
 	}
-	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil), uint64(c.verified))
+	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil))
 	text(string(c.leader))
 	flag(c.heardLeader)
 	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
@@ -527,7 +525,6 @@ func (c *core) checkInvariants() {
 	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
 	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
 	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
-	must(c.verified <= last, "verified %d is beyond the last entry %d", c.verified, last)
 	next := Index(1)
 	term := Term(0)
 	for _, r := range c.log.runs {

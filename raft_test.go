@@ -1,11 +1,10 @@
 package raft_test
 
 import (
-	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -13,63 +12,157 @@ import (
 	"github.com/seed-8da499c8/raft"
 )
 
-// recorder is a state machine that remembers the commands that it applied.
-type recorder struct {
-	mu       sync.Mutex
-	commands []string
+// Stories of whole clusters, told through the public API.
+
+func TestThreeNodesElectReplicateAndLoseTheirLeader(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+
+		first := c.leader()
+		result := c.propose(first, "one")
+		require.Equal(t, "1", string(result.Response))
+		require.Equal(t, c.status(first).Term, result.Term)
+		require.Equal(t, result.Index, c.status(first).AppliedIndex)
+		c.settled("one")
+
+		c.kill(first)
+		second := c.leader()
+		require.NotEqual(t, first, second)
+		require.Equal(t, "2", string(c.propose(second, "two").Response))
+		c.settled("one", "two")
+
+		c.start(first) // with the disk that it had, and an empty state machine
+		c.settled("one", "two")
+		require.Equal(t, second, c.leader(), "its return costs nobody the leadership")
+		require.Equal(t, "3", string(c.propose(second, "three").Response))
+		c.settled("one", "two", "three")
+	})
 }
 
-func (r *recorder) Apply(command []byte) ([]byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.commands = append(r.commands, string(command))
-	return fmt.Appendf(nil, "%d", len(r.commands)), nil
-}
-func (r *recorder) Snapshot() ([]byte, error)     { return nil, nil }
-func (r *recorder) Restore(snapshot []byte) error { return nil }
-
-func (r *recorder) seen() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]string(nil), r.commands...)
-}
-
-func TestSmoke(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network := raft.NewMemoryNetwork()
-		peers := map[raft.NodeID]string{"a": "a", "b": "b", "c": "c"}
-		nodes := map[raft.NodeID]*raft.Node{}
-		sms := map[raft.NodeID]*recorder{}
-		var wg sync.WaitGroup
-		for id, address := range peers {
-			config := raft.NewConfig(id, address, peers)
-			config.Storage = raft.NewMemoryStorage()
-			sms[id] = new(recorder)
-			n, err := raft.NewNode(config, sms[id], network.Transport(id))
-			require.NoError(t, err)
-			nodes[id] = n
-			wg.Go(func() { require.NoError(t, n.Run(t.Context())) })
+func TestAClusterOfOneWorksAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		for i := range 10 {
+			require.Equal(t, fmt.Sprint(i+1), string(c.propose("a", fmt.Sprint(i)).Response))
 		}
-		time.Sleep(3 * time.Second)
-		for _, n := range nodes {
-			s := n.Status()
-			fmt.Printf("%+v\n", s)
-			if s.Leader == s.ID {
-				for i := range 10 {
-					r, err := n.Propose(t.Context(), fmt.Appendf(nil, "c%d", i))
-					require.NoError(t, err)
-					fmt.Println(r)
-				}
-			}
+		began := time.Now()
+		c.stop("a")
+		c.start("a")
+		c.leader()
+		require.Less(t, time.Since(began), electionTimeout, "a sole voter has nobody to wait for")
+		c.settled("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+	})
+}
+
+func TestFiveNodesGoOnWithoutTwo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 5, clusterOptions{})
+		first := c.leader()
+		c.propose(first, "five")
+		c.kill(first)
+		second := c.leader()
+		c.propose(second, "four")
+		c.kill(second)
+		third := c.leader()
+		c.propose(third, "three")
+
+		lonely := c.others(third)
+		lonely = slices.DeleteFunc(lonely, func(id raft.NodeID) bool { return !c.isRunning(id) })
+		c.kill(lonely[0])
+		pending := c.proposeLater(t.Context(), third, "two are too few")
+		time.Sleep(2 * electionTimeout)
+		requireUnknown(t, receive(t, pending, "the outcome").err)
+
+		c.start(first)
+		c.start(second)
+		c.start(lonely[0])
+		last := c.leader()
+		c.propose(last, "five again")
+		applied := slices.DeleteFunc(c.equal(), func(command string) bool { return command == "two are too few" })
+		require.Equal(t, []string{"five", "four", "three", "five again"}, applied)
+	})
+}
+
+// withoutStreams hides the optional interface of a transport.
+type withoutStreams struct{ raft.Transport }
+
+func TestTransportWithoutAppendStreams(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{
+			transport: func(transport raft.Transport) raft.Transport { return withoutStreams{transport} },
+		})
+		var want []string
+		for i := range 50 {
+			want = append(want, fmt.Sprint(i))
+			c.propose(c.leader(), want[i])
+		}
+		c.settled(want...)
+
+		old := c.leader()
+		c.network.Isolate(old)
+		pending := c.proposeLater(t.Context(), old, "lost")
+		c.propose(c.leaderOf(c.others(old)...), "kept")
+		requireUnknown(t, receive(t, pending, "the outcome").err)
+		c.network.Heal()
+		c.settled(append(want, "kept")...)
+	})
+}
+
+// batcher is a BatchStateMachine that remembers the commands and how they came.
+type batcher struct {
+	*recorder
+	mu      sync.Mutex
+	batches []int
+	indexes []raft.Index
+}
+
+func (b *batcher) ApplyBatch(commands []raft.Command, results []raft.ApplyResult) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.batches = append(b.batches, len(commands))
+	for i, command := range commands {
+		b.indexes = append(b.indexes, command.Index)
+		results[i].Response, results[i].Err = b.Apply(command.Data)
+	}
+}
+
+func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{
+			machine: func(raft.NodeID) raft.StateMachine {
+				return &batcher{recorder: &recorder{before: func(command string) error {
+					if command == "7" {
+						return fmt.Errorf("no %s", command)
+					}
+					return nil
+				}}}
+			},
+		})
+		leader := c.leader()
+		const commands = 1000
+		outcomes := make(chan outcome, commands)
+		for i := range commands {
+			c.node(leader).ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
 		}
 		time.Sleep(time.Second)
-		for id := range nodes {
-			fmt.Println(sms[id].seen())
-			require.Len(t, sms[id].seen(), 10)
+		require.Len(t, outcomes, commands)
+		machine := c.members[leader].machine.(*batcher)
+		for i := range commands {
+			o := <-outcomes
+			if i == 7 {
+				var refused *raft.ApplyError
+				require.ErrorAs(t, o.err, &refused)
+				require.ErrorContains(t, refused.Err, "no 7")
+				require.Equal(t, machine.indexes[i], refused.Index)
+				continue
+			}
+			require.NoError(t, o.err)
+			require.Equal(t, machine.indexes[i], o.result.Index)
 		}
-		for _, n := range nodes {
-			require.NoError(t, n.Stop(context.Background()))
+		require.Less(t, len(machine.batches), commands/10, "commands come in batches: %v", machine.batches)
+		require.True(t, slices.IsSorted(machine.indexes))
+		for _, id := range c.ids {
+			require.Equal(t, machine.seen(), c.members[id].machine.(*batcher).seen())
 		}
-		wg.Wait()
 	})
 }

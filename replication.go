@@ -144,7 +144,6 @@ func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
 			return
 		}
 	}
-	c.verified = max(c.verified, last)
 	c.commitTo(min(r.LeaderCommit, last))
 	c.reply(e.respond, &AppendResponse{Term: c.currentTerm, Success: true, Match: last, Incarnation: c.settings.incarnation}, c.promised(last))
 }
@@ -185,7 +184,6 @@ func (c *core) appendFresh(from NodeID, fresh Entries) error {
 	}
 	if first <= c.log.last() {
 		c.tell("replace entries", from, "entries %d to %d conflict with its own", first, c.log.last())
-		c.verified = min(c.verified, first-1)
 	}
 	if err := c.log.replaceFrom(fresh); err != nil {
 		panic(err) // the entries follow one that the log has

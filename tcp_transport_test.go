@@ -252,13 +252,13 @@ func TestTCPHalfOpenConnectionIsReplaced(t *testing.T) {
 	proxy := throughProxy(t, a, b)
 	stream, events := openTestStream(a.transportNode, b.id)
 	require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x")))
-	await(t, events.responses, "a response")
+	awaitValue(t, events.responses, "a response")
 	eventually(t, func() bool { return a.beat(t, b) == nil }, "contact")
 
 	start := time.Now()
 	proxy.each(func(link *proxyLink) { link.dropping.Store(true) })
 	stream.Send(someAppend(a.headerTo(b.transportNode), 2, "x"))
-	err := await(t, events.closed, "the end of the stream")
+	err := awaitValue(t, events.closed, "the end of the stream")
 	assert.NotErrorIs(t, err, ErrNotAccepted, "it was handed over")
 	eventually(t, func() bool { return a.beat(t, b) == nil }, "contact on a new connection")
 	appendByStream(t, a, b, 3)
@@ -321,7 +321,7 @@ func TestTCPPeerThatNeverAnswers(t *testing.T) {
 	assert.ErrorIs(t, err, ErrUnreachable)
 	stream, events := openTestStream(a.transportNode, b.id)
 	stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x"))
-	assert.ErrorIs(t, await(t, events.closed, "the end of the stream"), ErrUnreachable)
+	assert.ErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrUnreachable)
 	go a.beat(t, b)
 	a.UpdatePeers(nil) // does not wait for the attempt
 	require.NoError(t, a.Close())
@@ -416,14 +416,14 @@ func TestTCPNothingIsResent(t *testing.T) {
 	}
 	stream, events := openTestStream(a.transportNode, b.id)
 	stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x"))
-	await(t, events.responses, "a response")
+	awaitValue(t, events.responses, "a response")
 	proxy.each(func(link *proxyLink) { link.stalled.Store(true) })
 	for i := range Index(5) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 10+i, "x")))
 	}
 	eventually(t, func() bool { return a.tcp.Stats().FramesSent >= 6 }, "the frames to be held")
 	proxy.cut()
-	assert.NotErrorIs(t, await(t, events.closed, "the end of the stream"), ErrNotAccepted)
+	assert.NotErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrNotAccepted)
 	appendByStream(t, a, b, 20)
 	mu.Lock()
 	defer mu.Unlock()
@@ -471,11 +471,11 @@ func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
 	assert.False(t, stream.Send(someAppend(a.headerTo(b.transportNode), 2, "x")), "the stream's queue is full")
 
 	proxy.cut()
-	err = await(t, sent, "the call that was being written")
+	err = awaitValue(t, sent, "the call that was being written")
 	assert.Error(t, err)
 	assert.NotErrorIs(t, err, ErrNotAccepted)
 	assert.ErrorContains(t, err, "broke after the request was sent")
-	assert.Error(t, await(t, events.closed, "the end of the stream"))
+	assert.Error(t, awaitValue(t, events.closed, "the end of the stream"))
 }
 
 func TestTCPAddressChange(t *testing.T) {
@@ -483,9 +483,9 @@ func TestTCPAddressChange(t *testing.T) {
 	proxy := throughProxy(t, a, b)
 	stream, events := openTestStream(a.transportNode, b.id)
 	stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x"))
-	await(t, events.responses, "a response")
+	awaitValue(t, events.responses, "a response")
 	a.UpdatePeers(map[NodeID]string{b.id: b.local.Address})
-	assert.ErrorContains(t, await(t, events.closed, "the end of the stream"), "address has changed")
+	assert.ErrorContains(t, awaitValue(t, events.closed, "the end of the stream"), "address has changed")
 	accepted := proxy.accepted.Load()
 	require.NoError(t, a.beat(t, b))
 	assert.Equal(t, accepted, proxy.accepted.Load())
@@ -705,7 +705,7 @@ func TestTCPReceiveBudget(t *testing.T) {
 		waiting = waiting[1:]
 		mu.Unlock()
 		respond()
-		require.Equal(t, i+1, await(t, events.responses, "a response").Match)
+		require.Equal(t, i+1, awaitValue(t, events.responses, "a response").Match)
 	}
 	eventually(t, func() bool { return b.tcp.Stats().ReceivedBytes == 0 }, "the budget to be free")
 }
@@ -722,7 +722,7 @@ func TestTCPClustersRefuseEachOther(t *testing.T) {
 		err = b.beat(t, a)
 		require.ErrorIs(t, err, ErrUnreachable)
 		stream, events := openTestStream(a.transportNode, b.id)
-		require.ErrorIs(t, await(t, events.closed, "the end of the stream"), ErrUnreachable)
+		require.ErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrUnreachable)
 		stream.Close()
 	}
 	for _, n := range []*tcpNode{a, b} {
@@ -847,7 +847,7 @@ func TestTCPBadResponses(t *testing.T) {
 		}
 		assert.NotErrorIs(t, err, ErrNotAccepted, name)
 		if test.breaks {
-			await(t, ended, "the end of the connection: "+name)
+			awaitValue(t, ended, "the end of the connection: "+name)
 		} else {
 			assert.Empty(t, ended, name)
 		}

@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -51,7 +52,7 @@ func testTransport(t *testing.T, newPair func(t *testing.T) (a, b transportUnder
 				assert.NoError(t, b.Close())
 			})
 			if _, ok := first.Transport.(AppendStreamer); s.streams && !ok {
-				t.Skip("has no append streams")
+				return // it has none, and need not
 			}
 			_, err := a.CallVote(testContext(t), b.id, &VoteRequest{Header: a.headerTo(b)})
 			require.Error(t, err, "a call before Serve")
@@ -70,6 +71,102 @@ func TestUnixTransport(t *testing.T) {
 		b = transportUnderTest{newUnixTransport(peers), Local{ID: "b", Address: peers["b"]}}
 		return a, b
 	})
+}
+
+func TestMemoryTransport(t *testing.T) {
+	testTransport(t, func(t *testing.T) (a, b transportUnderTest) {
+		network := NewMemoryNetwork()
+		return transportUnderTest{network.Transport("a"), Local{ID: "a"}}, transportUnderTest{network.Transport("b"), Local{ID: "b"}}
+	})
+}
+
+// A cluster over real sockets goes through its whole life: it elects a leader,
+// replicates, loses the leader and goes on.
+func TestClusterOverUnixSockets(t *testing.T) {
+	dir := t.TempDir()
+	peers := map[NodeID]string{}
+	for _, id := range []NodeID{"a", "b", "c"} {
+		peers[id] = filepath.Join(dir, string(id))
+	}
+	testCluster(t, peers, func(NodeID) Transport { return newUnixTransport(peers) })
+}
+
+func TestClusterOverTCP(t *testing.T) {
+	peers := map[NodeID]string{}
+	listeners := map[NodeID]net.Listener{}
+	for _, id := range []NodeID{"a", "b", "c"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		listeners[id], peers[id] = l, l.Addr().String()
+	}
+	testCluster(t, peers, func(id NodeID) Transport {
+		return NewTCPTransport(peers, 500*time.Millisecond, WithListener(listeners[id]))
+	})
+}
+
+// countingMachine answers each command with how many it has applied, and
+// remembers their sum.
+type countingMachine struct{ applied, sum atomic.Int64 }
+
+func (m *countingMachine) Apply(command []byte) ([]byte, error) {
+	m.sum.Add(int64(len(command)) * m.applied.Add(1))
+	return fmt.Append(nil, m.applied.Load()), nil
+}
+func (m *countingMachine) Snapshot() ([]byte, error) { return nil, nil }
+func (m *countingMachine) Restore([]byte) error      { return nil }
+
+func testCluster(t *testing.T, peers map[NodeID]string, newTransport func(NodeID) Transport) {
+	nodes := map[NodeID]*Node{}
+	machines := map[NodeID]*countingMachine{}
+	var running sync.WaitGroup
+	for id := range peers {
+		config := NewConfig(id, peers[id], peers)
+		config.Storage = NewMemoryStorage()
+		config.HeartbeatInterval, config.ElectionTimeout = 20*time.Millisecond, 200*time.Millisecond
+		machines[id] = new(countingMachine)
+		n, err := NewNode(config, machines[id], newTransport(id))
+		require.NoError(t, err)
+		nodes[id] = n
+		running.Go(func() { assert.NoError(t, n.Run(context.Background())) })
+	}
+	ctx := testContext(t)
+	propose := func(command string) {
+		for {
+			for _, n := range nodes {
+				result, err := n.Propose(ctx, []byte(command))
+				if err == nil {
+					require.NotEmpty(t, result.Response)
+					return
+				}
+				require.ErrorIs(t, err, ErrNotAccepted)
+			}
+			require.NoError(t, ctx.Err(), "no leader")
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	for i := range 20 {
+		propose(strings.Repeat("x", i))
+	}
+	for id, n := range nodes {
+		if s := n.Status(); s.Role == Leader {
+			require.NoError(t, n.Stop(ctx))
+			delete(nodes, id)
+			break
+		}
+	}
+	for i := range 20 {
+		propose(strings.Repeat("y", i))
+	}
+	for id := range nodes {
+		require.Eventually(t, func() bool { return machines[id].applied.Load() == 40 }, 5*time.Second, time.Millisecond)
+	}
+	var sums []int64
+	for id, n := range nodes {
+		require.NoError(t, n.Stop(ctx))
+		sums = append(sums, machines[id].sum.Load())
+	}
+	running.Wait()
+	require.Equal(t, sums[0], sums[1])
 }
 
 // transportNode is one side of a pair.
@@ -160,8 +257,8 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// await receives from c within bound.
-func await[T any](t *testing.T, c <-chan T, what string) (value T) {
+// awaitValue receives from c within bound.
+func awaitValue[T any](t *testing.T, c <-chan T, what string) (value T) {
 	t.Helper()
 	select {
 	case value = <-c:
@@ -287,14 +384,14 @@ func testTransportOvertaking(t *testing.T, a, b *transportNode) {
 		_, err := a.CallForward(ctx, b.id, &ForwardRequest{Header: a.headerTo(b), Payload: []byte("slow")})
 		slow <- err
 	}()
-	await(t, entered, "the slow call")
+	awaitValue(t, entered, "the slow call")
 	for round := range uint64(100) {
 		response, err := a.CallHeartbeat(ctx, b.id, &Heartbeat{Header: a.headerTo(b), Round: round})
 		require.NoError(t, err)
 		require.Equal(t, round, response.Round)
 	}
 	close(release)
-	require.NoError(t, await(t, slow, "the slow call's response"))
+	require.NoError(t, awaitValue(t, slow, "the slow call's response"))
 }
 
 func testTransportContext(t *testing.T, a, b *transportNode) {
@@ -313,9 +410,9 @@ func testTransportContext(t *testing.T, a, b *transportNode) {
 		_, err := a.CallHeartbeat(ctx, b.id, &Heartbeat{Header: a.headerTo(b)})
 		ended <- err
 	}()
-	await(t, entered, "the call")
+	awaitValue(t, entered, "the call")
 	cancel()
-	err := await(t, ended, "the end of the call")
+	err := awaitValue(t, ended, "the end of the call")
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.NotErrorIs(t, err, ErrNotAccepted, "it was handed over")
 
@@ -339,10 +436,10 @@ func testTransportClose(t *testing.T, a, b *transportNode) {
 		_, err := a.CallForward(testContext(t), b.id, &ForwardRequest{Header: a.headerTo(b)})
 		ended <- err
 	}()
-	await(t, entered, "the handler")
+	awaitValue(t, entered, "the handler")
 	require.NoError(t, b.Close())
 	assert.Zero(t, running.Load(), "handlers running after Close")
-	err := await(t, ended, "the end of the call")
+	err := awaitValue(t, ended, "the end of the call")
 	assert.Error(t, err)
 	assert.NotErrorIs(t, err, ErrNotAccepted, "the handler had the request")
 
@@ -408,7 +505,7 @@ func testStreamOrder(t *testing.T, a, b *transportNode) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b), i+1, "x")))
 	}
 	for i := range Index(appends) {
-		require.Equal(t, i+1, await(t, events.responses, "a response").Match)
+		require.Equal(t, i+1, awaitValue(t, events.responses, "a response").Match)
 	}
 	mu.Lock()
 	defer mu.Unlock()
@@ -430,8 +527,8 @@ func testStreamError(t *testing.T, a, b *transportNode) {
 	for i := range Index(3) {
 		stream.Send(someAppend(a.headerTo(b), i+1, "x"))
 	}
-	require.Equal(t, Index(1), await(t, events.responses, "a response").Match)
-	err := await(t, events.closed, "the end of the stream")
+	require.Equal(t, Index(1), awaitValue(t, events.responses, "a response").Match)
+	err := awaitValue(t, events.closed, "the end of the stream")
 	var remote *RemoteError
 	assert.ErrorAs(t, err, &remote)
 	assert.ErrorIs(t, err, ErrOtherDisk)
@@ -442,7 +539,7 @@ func testStreamError(t *testing.T, a, b *transportNode) {
 	second, secondEvents := openTestStream(a, b.id)
 	defer second.Close()
 	require.True(t, second.Send(someAppend(a.headerTo(b), 9, "x")))
-	assert.Equal(t, Index(9), await(t, secondEvents.responses, "a response").Match)
+	assert.Equal(t, Index(9), awaitValue(t, secondEvents.responses, "a response").Match)
 	assert.Empty(t, events.responses)
 	assert.Empty(t, events.closed)
 }
@@ -452,7 +549,7 @@ func testStreamPeerDown(t *testing.T, a, b *transportNode) {
 	for range 3 { // with an attempt, and during a back-off
 		stream, events := openTestStream(a, b.id)
 		stream.Send(someAppend(a.headerTo(b), 1, "x"))
-		assert.ErrorIs(t, await(t, events.closed, "the end of the stream"), ErrUnreachable)
+		assert.ErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrUnreachable)
 		stream.Close()
 		assert.Empty(t, events.closed)
 		assert.Empty(t, events.responses)
@@ -475,11 +572,11 @@ func testStreamCloseInCallback(t *testing.T, a, b *transportNode) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b), i+1, "x")))
 	}
 	close(ready)
-	await(t, closed, "Close")
+	awaitValue(t, closed, "Close")
 	// What is answered on a second stream was sent after the first one's.
 	second, events := openTestStream(a, b.id)
 	second.Send(someAppend(a.headerTo(b), 1, "x"))
-	await(t, events.responses, "a response")
+	awaitValue(t, events.responses, "a response")
 	second.Close()
 	assert.EqualValues(t, 1, responses.Load(), "a response after Close")
 
@@ -491,5 +588,5 @@ func testStreamCloseInCallback(t *testing.T, a, b *transportNode) {
 		close(closed)
 	})
 	close(ready)
-	await(t, closed, "Close within onClosed")
+	awaitValue(t, closed, "Close within onClosed")
 }

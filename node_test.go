@@ -1,0 +1,826 @@
+package raft_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// What a Node promises to its callers. The names of scenarios are those of the
+// catalogue that they come from.
+
+func TestA1OnlyWhatWasAcceptedMayAppear(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		a := c.leader()
+		bc := c.others(a)
+
+		_, err := c.node(bc[0]).Propose(t.Context(), []byte("refused"))
+		requireRefused(t, err)
+
+		// a's entry reaches its followers, but their answers do not reach a.
+		c.network.Cut(bc[0], a)
+		c.network.Cut(bc[1], a)
+		pending := c.proposeLater(t.Context(), a, "unknown")
+		synctest.Wait()
+		c.network.Isolate(a)
+		b := c.leaderOf(bc...)
+		require.Equal(t, []string{"unknown"}, c.applied(b), "b commits what a had accepted")
+		unknown := requireUnknown(t, receive(t, pending, "the outcome").err)
+		require.NotZero(t, unknown.Index)
+		require.NotZero(t, unknown.Term)
+
+		c.network.Heal()
+		c.propose(b, "after")
+		c.settled("unknown", "after")
+	})
+}
+
+// inFlight fills a leader that cannot commit with proposals of both kinds.
+func inFlight(c *cluster, leader raft.NodeID) chan outcome {
+	const each = 500
+	outcomes := make(chan outcome, 2*each)
+	node := c.node(leader)
+	for i := range each {
+		go func() {
+			result, err := node.Propose(context.Background(), fmt.Append(nil, "p", i))
+			outcomes <- outcome{result, err}
+		}()
+		node.ProposeAsync(fmt.Append(nil, "a", i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
+	}
+	synctest.Wait()
+	require.Empty(c.t, outcomes)
+	return outcomes
+}
+
+func TestA2EveryWaitEnds(t *testing.T) {
+	ends := map[string]struct {
+		end    func(c *cluster, leader raft.NodeID)
+		ending error
+	}{
+		"quorum lost":   {func(c *cluster, leader raft.NodeID) {}, nil},
+		"stopped":       {func(c *cluster, leader raft.NodeID) { c.stop(leader) }, nil},
+		"killed":        {func(c *cluster, leader raft.NodeID) { c.kill(leader) }, nil},
+		"storage fails": {func(c *cluster, leader raft.NodeID) { c.disk(leader).lose() }, errDisk},
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, 3, clusterOptions{ended: func(t *testing.T, _ raft.NodeID, err error) {
+					if err != nil {
+						require.ErrorIs(t, err, end.ending)
+					}
+				}})
+				leader := c.leader()
+				for _, id := range c.others(leader) {
+					c.kill(id)
+				}
+				if end.ending != nil {
+					c.disk(leader).stall()
+				}
+				outcomes := inFlight(c, leader)
+				end.end(c, leader)
+				time.Sleep(electionTimeout + time.Second)
+				require.Len(t, outcomes, cap(outcomes))
+				for range cap(outcomes) {
+					requireUnknown(t, (<-outcomes).err)
+				}
+			})
+		})
+	}
+}
+
+// A call that waits in the queue, because the unapplied entries are too many,
+// ends too when leadership is lost.
+func TestA2QueuedProposalsEndWithLeadership(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
+		leader := c.leader()
+		c.network.Isolate(leader)
+		accepted := c.proposeLater(t.Context(), leader, "in the log")
+		synctest.Wait()
+		queued := c.proposeLater(t.Context(), leader, "in the queue")
+		synctest.Wait()
+		c.eventually(2*electionTimeout, "the leader's step down", func() bool { return !c.isLeader(leader) })
+		requireUnknown(t, receive(t, accepted, "the accepted one's outcome").err)
+		err := receive(t, queued, "the queued one's outcome").err
+		requireRefused(t, err)
+		require.ErrorIs(t, err, raft.ErrNotLeader)
+		c.network.Heal()
+		require.NotContains(t, c.equal(), "in the queue")
+	})
+}
+
+func TestA3PanicInApplyStopsTheNode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		armed := true
+		var mu sync.Mutex
+		c := startCluster(t, 1, clusterOptions{
+			machine: recorders(func(command string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if armed && command == "7" {
+					panic("seven is too many")
+				}
+				return nil
+			}),
+			ended: func(*testing.T, raft.NodeID, error) {},
+		})
+		node := c.node("a")
+		outcomes := make(chan outcome, 10)
+		for i := range cap(outcomes) {
+			node.ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
+		}
+		<-node.Done()
+		require.ErrorContains(t, node.Err(), "seven is too many")
+		require.ErrorContains(t, node.Err(), "panicked at entry")
+		require.Contains(t, node.Status().Reason, "seven is too many")
+		require.Equal(t, c.members["a"].err, node.Err())
+		require.Len(t, outcomes, cap(outcomes))
+		succeeded := 0
+		for range cap(outcomes) {
+			if o := <-outcomes; o.err == nil {
+				succeeded++
+			} else {
+				requireUnknown(t, o.err)
+			}
+		}
+		require.LessOrEqual(t, succeeded, 7)
+		_, err := node.Propose(t.Context(), []byte("late"))
+		require.ErrorIs(t, err, raft.ErrStopped)
+		c.stop("a")
+
+		mu.Lock()
+		armed = false
+		mu.Unlock()
+		c.start("a")
+		c.leader()
+		c.settled("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+	})
+}
+
+func TestA3ErrorOfApplyIsAResult(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		refusal := fmt.Errorf("no such account: %w", raft.ErrNotAccepted)
+		c := startCluster(t, 3, clusterOptions{machine: recorders(func(command string) error {
+			if command == "withdraw" {
+				return refusal
+			}
+			return nil
+		})})
+		leader := c.leader()
+		_, err := c.node(leader).Propose(t.Context(), []byte("withdraw"))
+		var refused *raft.ApplyError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, c.status(leader).AppliedIndex, refused.Index)
+		require.Equal(t, refusal, refused.Err)
+		require.NotErrorIs(t, err, raft.ErrNotAccepted, "it is in the log")
+		c.propose(leader, "deposit")
+		c.settled("deposit")
+	})
+}
+
+// call is one public method, and what it must return.
+type call struct {
+	name string
+	call func(ctx context.Context, n *raft.Node) error
+}
+
+func propose(ctx context.Context, n *raft.Node) error {
+	_, err := n.Propose(ctx, []byte("x"))
+	return err
+}
+
+// proposeAsync waits for the outcome of a ProposeAsync.
+func proposeAsync(ctx context.Context, n *raft.Node) error {
+	outcomes := make(chan error, 1)
+	n.ProposeAsync([]byte("x"), func(_ raft.Result, err error) { outcomes <- err })
+	select {
+	case err := <-outcomes:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// handlers calls everything that a transport calls.
+var handlers = []call{
+	{"HandleVote", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleVote(ctx, &raft.VoteRequest{})
+		return err
+	}},
+	{"HandleHeartbeat", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleHeartbeat(ctx, &raft.Heartbeat{})
+		return err
+	}},
+	{"HandleAppend", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleAppend(ctx, &raft.AppendEntries{})
+		return err
+	}},
+	{"BeginAppend", func(ctx context.Context, n *raft.Node) error {
+		answers := make(chan error, 2)
+		n.BeginAppend(&raft.AppendEntries{}, func(_ *raft.AppendResponse, err error) { answers <- err })
+		select {
+		case err := <-answers:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}},
+}
+
+func TestA5CallsBeforeRunWaitForIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 1, clusterOptions{})
+		m := c.build("a")
+		node := m.node
+
+		require.NoError(t, node.Err())
+		status := node.Status()
+		require.Equal(t, raft.NodeID("a"), status.ID)
+		require.Contains(t, status.Reason, "Run has not been called")
+		select {
+		case <-node.Done():
+			require.Fail(t, "Done is closed")
+		default:
+		}
+		leaders := node.WatchLeader(t.Context())
+		require.Equal(t, raft.Leadership{}, receive(t, leaders, "the leadership"))
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		requireRefused(t, propose(ctx, node))
+		patient := make(chan error, 2)
+		go func() { patient <- proposeAsync(context.Background(), node) }()
+		go func() { patient <- propose(context.Background(), node) }()
+		synctest.Wait()
+		require.Empty(t, patient)
+
+		c.run(m)
+		time.Sleep(soon)
+		require.Len(t, patient, 2)
+		// A node that does not lead yet when it takes them refuses them.
+		for range 2 {
+			if err := <-patient; err != nil {
+				require.ErrorIs(t, err, raft.ErrNotLeader)
+			}
+		}
+		require.True(t, receive(t, leaders, "the new leadership").IsSelf)
+	})
+}
+
+func TestA5CallsAfterStopEndAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		node := c.node("a")
+		c.propose("a", "x")
+		c.stop("a")
+		began := time.Now()
+		stopped := append([]call{{"Propose", propose}, {"ProposeAsync", proposeAsync}}, handlers...)
+		for _, call := range stopped {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			require.ErrorIs(t, call.call(ctx, node), raft.ErrStopped, call.name)
+			cancel()
+		}
+		node.ProposeAsync(nil, nil)
+		require.NoError(t, node.Stop(t.Context()))
+		require.ErrorIs(t, node.Run(t.Context()), raft.ErrAlreadyRun)
+		require.NoError(t, node.Err())
+		<-node.Done()
+		status := node.Status()
+		require.Contains(t, status.Reason, "stopped")
+		require.Equal(t, raft.Follower, status.Role)
+		require.NotZero(t, status.CommitIndex, "what it knew last")
+		leaders := node.WatchLeader(t.Context())
+		require.Equal(t, raft.Leadership{Term: status.Term}, <-leaders)
+		_, open := <-leaders
+		require.False(t, open)
+		require.Zero(t, time.Since(began))
+	})
+}
+
+func TestA5CallsDuringStop(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		node := c.node("a")
+		c.disk("a").stall() // so that Stop cannot finish
+		pending := c.proposeLater(t.Context(), "a", "x")
+		synctest.Wait()
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, node.Stop(ctx), context.DeadlineExceeded)
+		require.ErrorIs(t, node.Stop(ctx), context.DeadlineExceeded, "a second Stop waits too")
+		requireUnknown(t, receive(t, pending, "the outcome").err)
+		began := time.Now()
+		for _, call := range append([]call{{"Propose", propose}, {"ProposeAsync", proposeAsync}}, handlers...) {
+			require.ErrorIs(t, call.call(t.Context(), node), raft.ErrStopped, call.name)
+		}
+		require.Contains(t, node.Status().Reason, "stopped")
+		require.NoError(t, node.Err())
+		require.Zero(t, time.Since(began))
+		select {
+		case <-node.Done():
+			require.Fail(t, "Done is closed before the last goroutine has ended")
+		default:
+		}
+
+		many := make(chan error, 10)
+		for range cap(many) {
+			go func() { many <- node.Stop(context.Background()) }()
+		}
+		synctest.Wait()
+		require.Empty(t, many)
+		c.disk("a").resume()
+		for range cap(many) {
+			require.NoError(t, receive(t, many, "the end of Stop"))
+		}
+		require.NoError(t, node.Err())
+	})
+}
+
+func TestA5StopBeforeRun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 1, clusterOptions{})
+		node := c.build("a").node
+		waiting := make(chan error, 2)
+		go func() { waiting <- propose(context.Background(), node) }()
+		go func() { waiting <- proposeAsync(context.Background(), node) }()
+		leaders := node.WatchLeader(t.Context())
+		synctest.Wait()
+		require.NoError(t, node.Stop(t.Context()))
+		require.NoError(t, node.Stop(t.Context()))
+		for range 2 {
+			require.ErrorIs(t, receive(t, waiting, "the outcome"), raft.ErrStopped)
+		}
+		<-node.Done()
+		require.NoError(t, node.Err())
+		require.ErrorIs(t, node.Run(t.Context()), raft.ErrStopped)
+		require.Zero(t, c.disk("a").writes())
+		receive(t, leaders, "the last leadership")
+		_, open := <-leaders
+		require.False(t, open)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 20 {
+			require.NoError(t, node.Stop(ended), "it has stopped, whatever the context says")
+		}
+	})
+}
+
+func TestA5RunTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		require.ErrorIs(t, c.node("a").Run(t.Context()), raft.ErrAlreadyRun)
+		c.propose("a", "it goes on")
+	})
+}
+
+func TestA5EndOfContextStopsCleanly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		node := c.node(leader)
+		c.kill(leader)
+		<-node.Done()
+		require.NoError(t, node.Err())
+		require.NoError(t, node.Stop(t.Context()))
+	})
+}
+
+// brokenTransport cannot serve.
+type brokenTransport struct{ raft.Transport }
+
+var errPortInUse = errors.New("port in use")
+
+func (brokenTransport) Serve(raft.Local, raft.Handler) error { return errPortInUse }
+
+func TestA6StartsAndStopsLeaveNothingBehind(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		for i := range 200 {
+			c := newCluster(t, 1, clusterOptions{ended: func(*testing.T, raft.NodeID, error) {}})
+			var want error
+			switch i % 4 {
+			case 1:
+				want = errPortInUse
+				c.options.transport = func(transport raft.Transport) raft.Transport { return brokenTransport{transport} }
+			case 2:
+				want = errDisk
+				c.disk("a").loadErr = errDisk
+			case 3:
+				want = errDisk
+				c.disk("a").failNext(1)
+			}
+			node := c.build("a").node
+			waiting := make(chan error, 1)
+			go func() { waiting <- propose(context.Background(), node) }()
+			leaders := node.WatchLeader(t.Context())
+			c.run(c.members["a"])
+			if want == nil {
+				c.leader()
+				c.propose("a", "work")
+				<-waiting
+			} else {
+				<-node.Done()
+				require.ErrorIs(t, node.Err(), want)
+				require.ErrorIs(t, receive(t, waiting, "the outcome"), raft.ErrStopped)
+				require.Contains(t, node.Status().Reason, want.Error())
+			}
+			c.stop("a")
+			for range leaders { // ends
+			}
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, runtime.NumGoroutine(), before+5) // other tests of the process may have some
+	})
+}
+
+func TestA7SlowListenerSeesTheLatestLeadership(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		slow := c.node("a").WatchLeader(t.Context())
+		never := c.node("a").WatchLeader(t.Context()) // nobody reads from this one
+		require.NotEmpty(t, receive(t, slow, "the present leadership").Leader, "primed")
+		term := c.status("a").Term
+		for range 100 {
+			leader := c.leader()
+			c.network.Isolate(leader)
+			c.leaderOf(c.others(leader)...)
+			c.network.Heal()
+		}
+		leader := c.leader()
+		require.GreaterOrEqual(t, c.status("a").Term, term+100)
+		want := raft.Leadership{Term: c.status("a").Term, Leader: leader, Address: c.addresses()[leader], IsSelf: leader == "a"}
+		require.Equal(t, want, receive(t, slow, "the latest leadership"))
+		require.Empty(t, slow)
+
+		c.stop("a")
+		for range 2 {
+			last := receive(t, never, "the last leadership")
+			require.Empty(t, last.Leader, "a stopped node knows no leader")
+			never = slow
+		}
+		_, open := <-slow
+		require.False(t, open)
+	})
+}
+
+func TestA7WatchingEndsWithItsContext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		ctx, cancel := context.WithCancel(t.Context())
+		leaders := c.node("a").WatchLeader(ctx)
+		require.True(t, (<-leaders).IsSelf)
+		cancel()
+		_, open := <-leaders
+		require.False(t, open)
+
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		leaders = c.node("a").WatchLeader(done)
+		for range leaders { // primed, perhaps, then closed
+		}
+	})
+}
+
+func TestA8WaiterOfAnOverwrittenEntry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		a := c.leader()
+		c.network.Isolate(a)
+		tenth := c.proposeLater(t.Context(), a, "a's tenth")
+		synctest.Wait()
+		eleventh := c.proposeLater(t.Context(), a, "a's eleventh")
+		b := c.leaderOf(c.others(a)...)
+		first := c.propose(b, "b's first")
+		c.propose(b, "b's second")
+		c.network.Heal()
+		require.Equal(t, b, c.leader())
+		c.settled("b's first", "b's second")
+
+		unknown := requireUnknown(t, receive(t, tenth, "the tenth's outcome").err)
+		requireUnknown(t, receive(t, eleventh, "the eleventh's outcome").err)
+		require.LessOrEqual(t, unknown.Index, first.Index, "the index holds another entry now")
+		require.Less(t, unknown.Term, first.Term)
+		c.propose(b, "later")
+		c.settled("b's first", "b's second", "later")
+	})
+}
+
+func TestA11ProposalsIntoTheVoid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		follower := c.others(leader)[0]
+
+		_, err := c.node(follower).Propose(t.Context(), []byte("to a follower"))
+		requireRefused(t, err)
+		require.ErrorIs(t, err, raft.ErrNotLeader)
+		var elsewhere *raft.NotLeaderError
+		require.ErrorAs(t, err, &elsewhere)
+		require.Equal(t, raft.NotLeaderError{Leader: leader, Address: c.addresses()[leader]}, *elsewhere)
+		require.ErrorIs(t, proposeAsync(t.Context(), c.node(follower)), raft.ErrNotLeader)
+
+		_, err = c.node(leader).Propose(t.Context(), make([]byte, 1<<20+1))
+		requireRefused(t, err)
+		require.ErrorIs(t, err, raft.ErrTooLarge)
+
+		largest := c.propose(leader, strings.Repeat("x", 1<<20))
+		empty := c.propose(leader, "")
+		require.Equal(t, largest.Index+1, empty.Index, "an empty command is a command")
+		c.settled(strings.Repeat("x", 1<<20), "")
+
+		c.network.Isolate(c.ids...)
+		c.eventually(soon, "an election", func() bool { return c.status(follower).Role == raft.PreCandidate })
+		_, err = c.node(follower).Propose(t.Context(), []byte("during an election"))
+		require.ErrorAs(t, err, &elsewhere)
+		require.Empty(t, elsewhere.Leader)
+		c.network.Heal()
+	})
+}
+
+func TestA11QueueIsBoundedInBytes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const size = 1000
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
+			config.MaxCommandBytes, config.MaxPendingBytes, config.MaxUnappliedBytes = size, 100*(size+20), 1
+		}})
+		leader := c.leader()
+		node := c.node(leader)
+		c.disk(c.others(leader)[0]).stall()
+		c.disk(c.others(leader)[1]).stall()
+		command := func(i int) []byte { return fmt.Appendf(nil, "%0*d", size, i) }
+
+		first := c.proposeLater(t.Context(), leader, "in the log") // beyond MaxUnappliedBytes: the rest is queued
+		synctest.Wait()
+		overloaded, accepted := 0, 0
+		for i := range 10_000 {
+			node.ProposeAsync(command(i), func(_ raft.Result, err error) {
+				if err == nil {
+					accepted++
+					return
+				}
+				requireRefused(t, err)
+				require.ErrorIs(t, err, raft.ErrOverloaded)
+			})
+		}
+		synctest.Wait()
+		_ = overloaded
+
+		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		_, err := node.Propose(impatient, command(-1))
+		requireRefused(t, err)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 100*time.Millisecond, time.Since(began))
+		patient := c.proposeLater(t.Context(), leader, "patient")
+		time.Sleep(100 * time.Millisecond)
+		require.Empty(t, patient)
+
+		c.disk(c.others(leader)[0]).resume()
+		c.disk(c.others(leader)[1]).resume()
+		time.Sleep(time.Second)
+		require.NoError(t, receive(t, first, "the first's outcome").err)
+		require.NoError(t, receive(t, patient, "the patient one's outcome").err)
+		require.InDelta(t, 100, accepted, 1)
+		applied := c.equal()
+		require.Equal(t, "patient", applied[len(applied)-1])
+		require.Len(t, applied, accepted+2)
+	})
+}
+
+func TestContextEndsInTheQueue(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
+		leader := c.leader()
+		for _, id := range c.others(leader) {
+			c.disk(id).stall()
+		}
+		first := c.proposeLater(t.Context(), leader, "in the log")
+		synctest.Wait()
+		before := c.proposeLater(t.Context(), leader, "before")
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		leaves := c.proposeLater(ctx, leader, "leaves")
+		synctest.Wait()
+		after := c.proposeLater(t.Context(), leader, "after")
+		synctest.Wait()
+		cancel()
+		err := receive(t, leaves, "the outcome").err
+		requireRefused(t, err)
+		require.ErrorIs(t, err, context.Canceled)
+		_, err = c.node(leader).Propose(ctx, []byte("never starts"))
+		requireRefused(t, err)
+		require.ErrorIs(t, err, context.Canceled)
+
+		for _, id := range c.others(leader) {
+			c.disk(id).resume()
+		}
+		time.Sleep(time.Second)
+		results := []raft.Result{receive(t, first, "first").result, receive(t, before, "before").result, receive(t, after, "after").result}
+		require.Equal(t, []string{"1", "2", "3"}, []string{string(results[0].Response), string(results[1].Response), string(results[2].Response)})
+		c.settled("in the log", "before", "after")
+	})
+}
+
+func TestContextEndsAfterAcceptance(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		for _, id := range c.others(leader) {
+			c.disk(id).stall()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		_, err := c.node(leader).Propose(ctx, []byte("accepted"))
+		unknown := requireUnknown(t, err)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, c.status(leader).LastIndex, unknown.Index)
+		require.Equal(t, c.status(leader).Term, unknown.Term)
+		for _, id := range c.others(leader) {
+			c.disk(id).resume()
+		}
+		c.settled("accepted")
+		require.Equal(t, unknown.Index, c.status(leader).AppliedIndex)
+	})
+}
+
+func TestCausesOfContextsDoNotChangeTheClass(t *testing.T) {
+	causes := map[string]error{
+		"unknown":  &raft.OutcomeUnknownError{Index: 1, Cause: context.Canceled},
+		"refused":  fmt.Errorf("another call: %w", raft.ErrStopped),
+		"anything": errors.New("the caller has changed its mind"),
+	}
+	for name, cause := range causes {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
+				leader := c.leader()
+				for _, id := range c.others(leader) {
+					c.disk(id).stall()
+				}
+				ctx, cancel := context.WithCancelCause(t.Context())
+				accepted := c.proposeLater(ctx, leader, "accepted")
+				synctest.Wait()
+				queued := c.proposeLater(ctx, leader, "queued")
+				synctest.Wait()
+				cancel(cause)
+				for _, err := range []error{receive(t, accepted, "its outcome").err, receive(t, queued, "its outcome").err} {
+					require.ErrorIs(t, err, context.Canceled)
+					require.ErrorContains(t, err, cause.Error())
+					require.NotEqual(t, errors.Is(err, raft.ErrNotAccepted), errors.Is(err, raft.ErrOutcomeUnknown), "%v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestCommandMayBeReusedAfterTheCall(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		var want []string
+		buffer := make([]byte, 8)
+		for i := range 100 {
+			copy(buffer, fmt.Appendf(nil, "%08d", i))
+			want = append(want, string(buffer))
+			if i%2 == 0 {
+				_, err := c.node(leader).Propose(t.Context(), buffer)
+				require.NoError(t, err)
+			} else {
+				c.node(leader).ProposeAsync(buffer, nil)
+			}
+			clear(buffer)
+		}
+		c.settled(want...)
+	})
+}
+
+// goroutine returns the number of the present goroutine.
+func goroutine() string {
+	stack := make([]byte, 64)
+	return strings.Fields(string(stack[:runtime.Stack(stack, false)]))[1]
+}
+
+func TestProposeAsyncCallsBackExactlyOnce(t *testing.T) {
+	situations := map[string]struct {
+		success bool // of the first
+		before  func(c *cluster, leader raft.NodeID) raft.NodeID
+		after   func(c *cluster, leader raft.NodeID)
+	}{
+		"all is well":     {success: true},
+		"not the leader":  {before: func(c *cluster, leader raft.NodeID) raft.NodeID { return c.others(leader)[0] }},
+		"leadership lost": {before: func(c *cluster, leader raft.NodeID) raft.NodeID { c.network.Isolate(leader); return leader }},
+		"stop":            {after: func(c *cluster, leader raft.NodeID) { c.stop(leader) }},
+		"kill":            {after: func(c *cluster, leader raft.NodeID) { c.kill(leader) }},
+		"storage fails":   {before: func(c *cluster, leader raft.NodeID) raft.NodeID { c.disk(leader).failNext(1); return leader }},
+		"stopped before": {before: func(c *cluster, leader raft.NodeID) raft.NodeID {
+			go c.node(leader).Stop(context.Background())
+			time.Sleep(time.Second)
+			return leader
+		}},
+		"quorum and disks": {before: func(c *cluster, leader raft.NodeID) raft.NodeID { c.disk(leader).stall(); return leader }, after: func(c *cluster, leader raft.NodeID) { c.disk(leader).lose() }},
+	}
+	for name, s := range situations {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, 3, clusterOptions{
+					configure: func(config *raft.Config) { config.MaxCommandBytes = 100 },
+					ended:     func(*testing.T, raft.NodeID, error) {},
+				})
+				leader := c.leader()
+				id := leader
+				if s.before != nil {
+					id = s.before(c, leader)
+				}
+				node := c.node(id)
+				const commands = 300
+				var mu sync.Mutex
+				calls := make([]int, 2*commands+1)
+				var successes []raft.Index
+				proposer := goroutine()
+				inside := true
+				done := func(i int, then func()) func(raft.Result, error) {
+					return func(result raft.Result, err error) {
+						mu.Lock()
+						defer mu.Unlock()
+						calls[i]++
+						if inside && goroutine() == proposer {
+							t.Error("called from inside ProposeAsync")
+						}
+						if err == nil {
+							successes = append(successes, result.Index)
+						} else if errors.Is(err, raft.ErrNotAccepted) == errors.Is(err, raft.ErrOutcomeUnknown) {
+							t.Errorf("of both classes, or none: %v", err)
+						}
+						if then != nil {
+							then()
+						}
+					}
+				}
+				for i := range commands {
+					node.ProposeAsync(fmt.Append(nil, i), done(i, func() {
+						node.ProposeAsync(fmt.Append(nil, commands+i), done(commands+i, nil))
+					}))
+				}
+				node.ProposeAsync(make([]byte, 101), done(2*commands, nil))
+				inside = false
+				if s.after != nil {
+					s.after(c, leader)
+				}
+				time.Sleep(soon)
+				mu.Lock()
+				defer mu.Unlock()
+				for i, n := range calls {
+					require.Equal(t, 1, n, "calls for proposal %d", i)
+				}
+				require.True(t, slices.IsSorted(successes), "successes in the order of the log")
+				if s.success {
+					require.Len(t, successes, 2*commands)
+				}
+			})
+		})
+	}
+}
+
+func TestNoErrorIsOfBothClasses(t *testing.T) {
+	base := []error{
+		raft.ErrNotAccepted, raft.ErrNotLeader, raft.ErrOverloaded, raft.ErrTooLarge, raft.ErrStopped, raft.ErrUnreachable,
+		raft.ErrOutcomeUnknown, context.Canceled, errDisk, raft.ErrConfig, raft.ErrUnsupported, nil,
+		&raft.NotLeaderError{Leader: "a", Address: "there"},
+		&raft.RemoteError{Peer: "b", Code: raft.CodeOverloaded}, &raft.RemoteError{Peer: "b", Code: raft.CodeOutcomeUnknown},
+	}
+	refused := base[:6]
+	for _, err := range append(refused[:6:6], base[12], base[13]) {
+		requireRefused(t, err)
+	}
+	for _, cause := range base {
+		causes := []error{cause, fmt.Errorf("wrapped: %w", cause), errors.Join(cause, errDisk), &raft.OutcomeUnknownError{Cause: cause}, &raft.ApplyError{Err: cause}}
+		for _, cause := range causes {
+			requireUnknown(t, &raft.OutcomeUnknownError{Index: 1, Term: 2, Cause: cause})
+			requireUnknown(t, fmt.Errorf("on the way: %w", &raft.OutcomeUnknownError{Cause: cause}))
+			applied := &raft.ApplyError{Index: 1, Err: cause}
+			require.NotErrorIs(t, applied, raft.ErrNotAccepted, "%v", cause)
+			require.NotErrorIs(t, applied, raft.ErrOutcomeUnknown, "%v", cause)
+			require.NotEmpty(t, applied.Error())
+		}
+	}
+	for code := raft.CodeOK; code <= raft.CodeInvalidMessage; code++ {
+		err := &raft.RemoteError{Peer: "b", Code: code, Message: "no"}
+		require.False(t, errors.Is(err, raft.ErrNotAccepted) && errors.Is(err, raft.ErrOutcomeUnknown), "code %d", code)
+	}
+}
