@@ -150,15 +150,15 @@
 // never wait behind entries or disks. They say nothing about the log: a
 // follower does not check anything against it and acknowledges nothing by
 // answering. The commit index that they carry is limited by the leader to what
-// this follower has acknowledged in this term, and by the follower to what it
-// has verified against this leader's log, so it never commits an entry that
-// only looks like the leader's.
+// this follower has acknowledged in this term, and a follower takes it only
+// for a log that it knows to be the leader's, so it never commits an entry that
+// the leader does not have.
 //
 // Commit announced at once. A follower that has nothing else under way is told
 // a new commit index in an empty AppendEntries, not with the next heartbeat: its
 // state machine follows without delay. It is an ordinary AppendEntries.
 //
-// Verified, not last. A follower commits and acknowledges only up to the last
+// Nothing is taken on trust. From AppendEntries a follower commits and acknowledges only up to the last
 // entry that the very message has verified, as the thesis asks; it truncates
 // only where an entry really conflicts, so that a late message does not remove
 // what came after it. A leader that asks for a committed entry to be replaced
@@ -213,7 +213,8 @@
 //	tcp_transport.go     the transport between processes: listening, dialling, handshake
 //	tcp_conn.go          one connection: requests, responses, bounds
 //	tcp_stream.go        append streams over TCP
-//	memory_transport.go  a network in memory, for tests, as bad as one likes
+//	memory_network.go    a network in memory, for tests, as bad as one likes
+//	memory_transport.go  its transports: calls and append streams
 //	config.go            settings, their defaults and bounds
 //	errors.go            every error, by when it is returned; their codes on the wire
 //	status.go            Status, and the reasons in words
