@@ -109,10 +109,10 @@
 // method driver.release lets it go once both are durable; only errors, which
 // promise nothing, pass it by. A RequestVote promises the candidate's own vote
 // and its log, a granted vote the vote, an acknowledgement the entries, and any
-// answer the term that it states. What was made in a term that has passed
-// meanwhile is not sent any more: a peer that waits is told the new term
-// instead. AppendEntries, heartbeats and requests for pre-votes promise nothing
-// and leave at once.
+// answer the term that it states. A request is not sent any more once its term
+// has passed or its sender has become a follower, and a peer that waits for an
+// answer of an earlier term is told the new one instead. AppendEntries,
+// heartbeats and requests for pre-votes promise nothing and leave at once.
 //
 // # Where this departs from the thesis, and why that is safe
 //

@@ -39,7 +39,7 @@ func (c *counter) Restore(snapshot []byte) (err error) {
 	return err
 }
 
-// batchCounter is a counter that takes all commands that are ready at once.
+// batchCounter is a counter that takes the commands that are ready together.
 type batchCounter struct{ counter }
 
 // ApplyBatch stands for Apply.
@@ -76,8 +76,8 @@ func start(ctx context.Context, id raft.NodeID) (*raft.Node, error) {
 	return node, nil
 }
 
-// submit proposes a command to a node of this process, waiting for it to lead
-// if nobody does.
+// submit proposes a command to a node of this process, waiting for a leader if
+// there is none.
 func submit(ctx context.Context, node *raft.Node, command string) (raft.Result, error) {
 	for {
 		result, err := node.Propose(ctx, []byte(command))
@@ -438,7 +438,7 @@ func ExampleOutcomeUnknownError() {
 	// safe to propose again: false
 }
 
-// A state machine that is given all commands that are ready at once.
+// A state machine that is given the commands that are ready together.
 func ExampleBatchStateMachine() {
 	node := startSolo(new(batchCounter))
 
