@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"time"
 
 	"go.uber.org/zap"
@@ -144,10 +145,10 @@ func (c Config) validate() error {
 	}
 	checkBytes("MaxCommandBytes", c.MaxCommandBytes, 1, 32<<20)
 	checkBytes("MaxBatchBytes", c.MaxBatchBytes, 1, 16<<20)
-	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, 1<<32)
+	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, math.MaxInt)
 	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, 1<<16)
-	checkBytes("MaxPendingBytes", c.MaxPendingBytes, entrySize(c.MaxCommandBytes), 1<<40)
-	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, 1<<40)
+	checkBytes("MaxPendingBytes", c.MaxPendingBytes, entrySize(c.MaxCommandBytes), math.MaxInt)
+	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, math.MaxInt)
 	if len(problems) == 0 {
 		return nil
 	}

@@ -180,7 +180,7 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 		d.reject(h.From, err)
 		return
 	}
-	delete(d.rejected, h.From)
+	d.accept(h.From)
 	d.step(now, event)
 }
 
@@ -215,7 +215,7 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		d.reject(from, err)
 		return
 	}
-	delete(d.rejected, from)
+	d.accept(from)
 	if p := c.peer(from); p != nil {
 		p.otherDisk = false // it has its old disk again
 	}
@@ -238,16 +238,22 @@ func (d *driver) admitDeferred(now time.Duration) {
 	}
 }
 
-// reject remembers, and tells once, why a peer is turned away, until it is let
-// in again.
+// reject remembers, and tells once, why a member is turned away, until it is
+// let in again.
 func (d *driver) reject(from NodeID, err error) {
-	if d.rejected[from] == err.Error() || !from.valid() || from == d.core.settings.id {
+	_, member := d.core.configuration.member(from)
+	if !member || from == d.core.settings.id || d.rejected[from] == err.Error() {
 		return
 	}
-	if _, member := d.core.configuration.member(from); member {
-		d.rejected[from] = err.Error()
+	d.rejected[from] = err.Error()
+	d.core.tell("turn peer away", from, "%v", err)
+}
+
+// accept forgets why a member was turned away.
+func (d *driver) accept(from NodeID) {
+	if len(d.rejected) > 0 {
+		delete(d.rejected, from)
 	}
-	d.core.tell("reject "+string(from), "%v", err)
 }
 
 // wantsProposals reports whether proposals are to be taken out of their queue:
@@ -326,17 +332,19 @@ func (d *driver) collect(e effects) {
 }
 
 // release lets go what may leave: see [effects] for the rule. What was made in
-// an earlier term is not sent any more; a peer that waits for an answer is told
-// the new term instead. Answers to AppendEntries keep their order; everything
+// an earlier term is not sent any more, nor is a request of a role that is over:
+// a candidate's may speak of entries that a leader has replaced since. A peer
+// that waits for an answer is told the new term instead. Answers to AppendEntries keep their order; everything
 // else passes what still waits.
 func (d *driver) release() {
 	c := d.core
 	d.requests = slices.DeleteFunc(d.requests, func(r request) bool {
-		if r.term == c.currentTerm && c.kept(r.promise) {
+		stale := r.term != c.currentTerm || r.role != c.role
+		ready := !stale && c.kept(r.promise)
+		if ready {
 			d.work.requests = append(d.work.requests, r)
-			return true
 		}
-		return r.term != c.currentTerm
+		return stale || ready
 	})
 	d.replies = slices.DeleteFunc(d.replies, func(r reply) bool {
 		return d.releaseReply(r)
@@ -348,10 +356,10 @@ func (d *driver) release() {
 	d.appendReplies = slices.Delete(d.appendReplies, 0, sent)
 }
 
-// releaseReply sends a reply if it may leave.
+// releaseReply sends a reply if it may leave. An error is one of any term.
 func (d *driver) releaseReply(r reply) bool {
 	c := d.core
-	if r.term != c.currentTerm {
+	if _, isError := r.response.(error); r.term != c.currentTerm && !isError {
 		r.response, r.promise = c.outdated(r.response), c.promised(0)
 	}
 	if !c.kept(r.promise) {

@@ -24,7 +24,7 @@ func (c *core) campaign(now time.Duration) {
 	}
 	if c.diskHangs(now, c.settings.electionTimeout) {
 		c.electionDeadline = now + c.drawElectionWait()
-		c.tell("stay follower", "the election wait is over, but the disk has not answered for %v", now-c.writingSince)
+		c.tell("do not campaign", "", "the election wait is over, but the disk has not answered for %v", now-c.writingSince)
 		return
 	}
 	if c.soleVoter() {
@@ -33,9 +33,9 @@ func (c *core) campaign(now time.Duration) {
 	}
 	switch c.role {
 	case Follower:
-		c.tell("ask for pre-votes", "no leader was heard from for a whole election wait")
+		c.tell("ask for pre-votes", "", "no leader was heard from for a whole election wait")
 	case Candidate:
-		c.tell("ask for pre-votes", "the election of term %d was not won", c.currentTerm)
+		c.tell("ask for pre-votes", "", "the election of term %d was not won", c.currentTerm)
 	}
 	c.becomePreCandidate(now)
 	c.askForVotes(VoteRequest{Term: c.currentTerm + 1, PreVote: true}, promise{})
@@ -45,7 +45,7 @@ func (c *core) campaign(now time.Duration) {
 // term, the own vote and the whole log that they speak of are durable.
 func (c *core) startElection(now time.Duration) {
 	c.becomeCandidate(now)
-	c.tell("start election", "%s may be able to win", c.settings.id)
+	c.tell("start election", "", "a majority would grant its vote")
 	c.askForVotes(VoteRequest{Term: c.currentTerm}, promise{c.candidacy, c.log.last()})
 }
 
@@ -69,7 +69,7 @@ func (c *core) handleVoteRequest(now time.Duration, e voteRequested) {
 		return
 	}
 	if !r.PreVote && r.Term > c.currentTerm {
-		c.tell("become follower", "%s campaigns in term %d", r.From, r.Term)
+		c.tell("become follower", r.From, "it campaigns in term %d", r.Term)
 		c.becomeFollower(now, r.Term, "")
 	}
 	if r.Term == c.currentTerm && c.votedFor != "" && c.votedFor != r.From {
@@ -88,7 +88,7 @@ func (c *core) handleVoteRequest(now time.Duration, e voteRequested) {
 		}
 		c.becomeFollower(now, c.currentTerm, c.leader)
 		c.electionDeadline = now + c.drawElectionWait()
-		c.tell("grant vote", "the log of %s is at least as up-to-date", r.From)
+		c.tell("grant vote", r.From, "its log is at least as up-to-date")
 	}
 	c.answerVote(e, response)
 }
@@ -116,7 +116,7 @@ func (c *core) refusesContact(now time.Duration, r *VoteRequest) VoteRefusal {
 
 func (c *core) refuseVote(e voteRequested, refusal VoteRefusal) {
 	if !e.request.PreVote {
-		c.tell("refuse vote", "%s asks: %s", e.request.From, refusal.reason(c.leader))
+		c.tell("refuse vote", e.request.From, "of this node: %s", refusal.reason(c.leader))
 	}
 	c.answerVote(e, &VoteResponse{PreVote: e.request.PreVote, Refusal: refusal, Leader: c.leader})
 }
@@ -130,8 +130,12 @@ func (c *core) answerVote(e voteRequested, response *VoteResponse) {
 // request of this very (pre-)election says anything about it.
 func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.response != nil && e.response.Term > c.currentTerm {
-		c.tell("become follower", "%s is in term %d", e.from, e.response.Term)
+		asking := c.role == PreCandidate
+		c.tell("become follower", e.from, "it is in term %d", e.response.Term)
 		c.becomeFollower(now, e.response.Term, "")
+		if asking {
+			c.electionDeadline = now // its term was over, its turn is not: it asks again in the new one
+		}
 		return
 	}
 	asked, role := c.currentTerm, Candidate
@@ -172,7 +176,7 @@ func (c *core) countVotes(now time.Duration) {
 		c.startElection(now)
 		return
 	}
-	c.tell("become leader", "%d of %d voters granted their vote", granted, voters)
+	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
 	c.becomeLeader(now)
 }
 
@@ -209,12 +213,15 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	}
 }
 
-// handleHeartbeat answers a leader's sign of life.
+// handleHeartbeat answers a leader's sign of life. Its commit index is for a
+// log that ends in an entry of the leader's term: that entry came from the
+// leader, so the whole log is the leader's (§3.5, Log Matching). Any other may
+// hold what the leader does not have.
 func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
 	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
-	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
-		c.commitTo(min(r.Commit, c.verified))
+	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) && c.log.lastTerm() == c.currentTerm {
+		c.commitTo(r.Commit)
 	}
 	response.Term = c.currentTerm
 	c.reply(e.respond, response, c.promised(0))
@@ -227,11 +234,11 @@ func (c *core) followLeader(now time.Duration, term Term, from NodeID, address s
 		return false
 	}
 	if term == c.currentTerm && (c.role == Leader || c.leader != "" && c.leader != from) {
-		c.tell("ignore it", "%s claims to lead term %d, which %s leads", from, term, c.leader)
+		c.tell("ignore leader", from, "it claims to lead term %d, which %s leads", term, c.leader)
 		return false
 	}
 	if c.leader != from || term > c.currentTerm || c.role != Follower {
-		c.tell("follow "+string(from), "%s leads term %d", from, term)
+		c.tell("follow leader", from, "it leads term %d", term)
 		c.becomeFollower(now, term, from)
 	}
 	c.leaderAddress = address
@@ -263,7 +270,7 @@ func (c *core) stepsDownFor(now time.Duration, from NodeID, term Term) bool {
 	if term <= c.currentTerm {
 		return false
 	}
-	c.tell("become follower", "%s answers from term %d", from, term)
+	c.tell("become follower", from, "it answers from term %d", term)
 	c.becomeFollower(now, term, "")
 	return true
 }
@@ -282,7 +289,7 @@ func (c *core) checkQuorum(now time.Duration) {
 		}
 	}
 	if since := time.Duration(quorum.Reached(contacts)); now >= since+c.settings.electionTimeout {
-		c.tell("step down", "no majority was in contact for %v", now-since)
+		c.tell("step down", "", "no majority was in contact for %v", now-since)
 		c.becomeFollower(now, c.currentTerm, "")
 	}
 }
@@ -291,7 +298,7 @@ func (c *core) checkQuorum(now time.Duration) {
 // followers could commit without it, but it takes part in nothing.
 func (c *core) checkDisk(now time.Duration) {
 	if c.diskHangs(now, c.settings.diskStallLimit) {
-		c.tell("step down", "the disk has not answered for %v", now-c.writingSince)
+		c.tell("step down", "", "the disk has not answered for %v", now-c.writingSince)
 		c.becomeFollower(now, c.currentTerm, "")
 	}
 }

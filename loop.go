@@ -69,17 +69,20 @@ func (l *loop) serve(ctx context.Context) error {
 		case <-l.node.stop:
 			return nil
 		}
+		if ctx.Err() != nil {
+			return nil // whatever else has happened at the same moment
+		}
 		wanted := l.driver.wantsProposals()
 		in := l.node.inbox.take(events, wanted)
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
 		clear(in.events)
 		events = in.events
-		if err := l.carryOut(work); err != nil {
-			return err
-		}
 		for _, answer := range in.asked {
 			answer <- l.driver.status(now)
+		}
+		if err := l.carryOut(work); err != nil {
+			return err
 		}
 		if !wanted && l.driver.wantsProposals() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
@@ -91,7 +94,7 @@ func (l *loop) serve(ctx context.Context) error {
 // carryOut hands work to the goroutines that do it.
 func (l *loop) carryOut(w work) error {
 	for _, note := range w.notes {
-		l.node.log.Info(note.action, zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
+		l.node.log.Info(note.action, zap.String("peer", string(note.peer)), zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
 	}
 	if w.failure != nil {
 		l.answer(w.replies)

@@ -109,7 +109,7 @@ func bootstrap(config Config, incarnation uint64) SaveBatch {
 	}
 	data := first.encode()
 	sum := sha256.Sum256(append(wire.AppendString(nil, config.Cluster), data...))
-	state := &HardState{Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16])}
+	state := &HardState{ID: config.ID, Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16])}
 	return SaveBatch{
 		HardState: state,
 		Commit:    1,

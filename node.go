@@ -357,6 +357,9 @@ func (n *Node) recover() (*core, error) {
 		}
 		state = StorageState{*batch.HardState, batch.Commit, batch.Entries}
 	}
+	if id := state.HardState.ID; id != n.config.ID {
+		return nil, fmt.Errorf("raft: node %s was given the storage of node %s: what one node promised binds no other", n.config.ID, id)
+	}
 	settings := coreSettings{
 		id: n.config.ID, address: n.config.Address,
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,

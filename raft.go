@@ -72,7 +72,6 @@ type core struct {
 	leaderContact time.Duration // when the leader was last heard from
 	heardLeader   bool          // since the start: leaderContact means something
 	quietUntil    time.Duration // no votes before: a promise made before a restart may still stand
-	verified      Index         // follower: up to here the log is known to be the leader's
 
 	electionDeadline time.Duration // follower, candidates: when to campaign
 	candidacy        uint64        // candidate: the change that holds its own vote
@@ -130,6 +129,7 @@ type request struct {
 	to      NodeID
 	message any // *VoteRequest, *Heartbeat or *AppendEntries
 	term    Term
+	role    Role // in which it was made: in another one it is not sent any more
 	promise promise
 }
 
@@ -146,7 +146,8 @@ type reply struct {
 
 // note is a line of narration about something rare: fact -> action.
 type note struct {
-	action string
+	action string // constant, for logs
+	peer   NodeID // whom it is about; empty: nobody
 	fact   string
 	term   Term
 }
@@ -220,7 +221,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		return nil, fmt.Errorf("raft: storage of node %q holds a log up to entry %d of term %d, a commit index of %d and term %d: these do not fit together",
 			settings.id, c.log.last(), c.log.lastTerm(), state.Commit, c.currentTerm)
 	}
-	c.commitIndex, c.verified = state.Commit, state.Commit
+	c.commitIndex = state.Commit
 	if err := c.loadConfiguration(); err != nil {
 		return nil, err
 	}
@@ -315,7 +316,6 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 	if term > c.currentTerm {
 		c.currentTerm, c.votedFor = term, ""
 		c.remember()
-		c.verified = c.commitIndex // a later leader has these entries too (§3.6.3, Leader Completeness)
 		c.leader = ""
 	}
 	if c.leader != leader {
@@ -386,7 +386,7 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 	batch := SaveBatch{Entries: c.log.unhanded(), Commit: min(c.commitIndex, c.log.last())}
 	if c.writing != c.remembered {
 		batch.HardState = &HardState{
-			Term: c.currentTerm, VotedFor: c.votedFor,
+			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
 			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
 			Contacts: slices.Clone(c.contacts),
 		}
@@ -428,12 +428,13 @@ func (c *core) reply(respond responder, response any, p promise) {
 }
 
 func (c *core) send(to NodeID, message any, p promise) {
-	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, p})
+	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, c.role, p})
 }
 
-// tell narrates: because of this fact, that action. Only for what is rare.
-func (c *core) tell(action, format string, args ...any) {
-	c.out.notes = append(c.out.notes, note{action, fmt.Sprintf(format, args...), c.currentTerm})
+// tell narrates: because of this fact about a peer, that action. Only for what
+// is rare.
+func (c *core) tell(action string, peer NodeID, format string, args ...any) {
+	c.out.notes = append(c.out.notes, note{action, peer, fmt.Sprintf(format, args...), c.currentTerm})
 }
 
 // fail stops the node: it found that it cannot go on without breaking a promise.
@@ -496,7 +497,7 @@ func (c *core) hash() uint64 {
 		number(uint64(entry.Term), uint64(entry.Kind))
 		text(string(entry.Data))
 	}
-	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil), uint64(c.verified))
+	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil))
 	text(string(c.leader))
 	flag(c.heardLeader)
 	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
@@ -525,7 +526,6 @@ func (c *core) checkInvariants() {
 	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
 	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
 	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
-	must(c.verified <= last, "verified %d is beyond the last entry %d", c.verified, last)
 	next := Index(1)
 	term := Term(0)
 	for _, r := range c.log.runs {

@@ -134,7 +134,7 @@ func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
 	}
 	if !c.log.matches(r.PrevLogIndex, r.PrevLogTerm) {
 		index, term := c.log.agreement(r.PrevLogIndex, r.PrevLogTerm)
-		c.tell("reject entries", "%s sends what follows entry %d of term %d, which is not here: the logs may agree up to %d", r.From, r.PrevLogIndex, r.PrevLogTerm, index)
+		c.tell("reject entries", r.From, "entry %d of term %d, which they follow, is not here: the logs may agree up to %d", r.PrevLogIndex, r.PrevLogTerm, index)
 		c.rejectAppend(e, index, term)
 		return
 	}
@@ -145,7 +145,6 @@ func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
 			return
 		}
 	}
-	c.verified = max(c.verified, last)
 	c.commitTo(min(r.LeaderCommit, last))
 	c.reply(e.respond, &AppendResponse{Term: c.currentTerm, Success: true, Match: last, Incarnation: c.settings.incarnation}, c.promised(last))
 }
@@ -185,8 +184,7 @@ func (c *core) appendFresh(from NodeID, fresh Entries) error {
 		return c.fail(fmt.Errorf("raft: node %s: leader %s of term %d sends another entry %d than the one that is committed here (commit index %d): a member lost data, or members of two clusters were mixed", c.settings.id, from, c.currentTerm, first, c.commitIndex))
 	}
 	if first <= c.log.last() {
-		c.tell("replace entries", "entries %d to %d conflict with those of %s", first, c.log.last(), from)
-		c.verified = min(c.verified, first-1)
+		c.tell("replace entries", from, "entries %d to %d conflict with its own", first, c.log.last())
 	}
 	if err := c.log.replaceFrom(fresh); err != nil {
 		panic(err) // the entries follow one that the log has
@@ -218,14 +216,14 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 		return
 	}
 	index, _ := c.log.agreement(r.ConflictIndex, r.ConflictTerm)
-	c.tell("probe "+string(e.from), "its log lacks entry %d: the logs may agree up to %d", r.PrevLogIndex, index)
+	c.tell("probe follower", e.from, "its log lacks entry %d: the logs may agree up to %d", r.PrevLogIndex, index)
 	p.probe(min(index+1, r.PrevLogIndex))
 }
 
 // acknowledged takes note that a follower durably has the log up to an index.
 func (c *core) acknowledged(p *progress, match Index) {
 	if match > c.log.last() {
-		c.tell("ignore it", "%s acknowledges entry %d, the log ends at %d", p.id, match, c.log.last())
+		c.tell("ignore acknowledgement", p.id, "it is of entry %d, the log ends at %d", match, c.log.last())
 		return
 	}
 	p.land(match)
@@ -291,7 +289,7 @@ func (c *core) checkStreams(now time.Duration) {
 		first := p.inflight[0]
 		waits := now - max(first.sent, p.landed)
 		if waits >= patience(c.settings.electionTimeout, first.bytes) {
-			c.tell("probe "+string(p.id), "entries up to %d were not acknowledged for %v", first.last, waits)
+			c.tell("probe follower", p.id, "entries up to %d were not acknowledged for %v", first.last, waits)
 			p.probe(p.match + 1)
 			c.out.resets = append(c.out.resets, p.id)
 		}

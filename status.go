@@ -38,7 +38,7 @@ type PeerStatus struct {
 	Replicating   bool          `json:"replicating"` // false: it is still being found out where the logs agree
 	Inflight      int           `json:"inflight"`    // AppendEntries under way
 	InflightBytes int           `json:"inflight_bytes"`
-	LastContact   time.Duration `json:"last_contact"` // how long ago it last answered
+	LastContact   time.Duration `json:"last_contact_ns"` // how long ago it last answered
 	Trouble       string        `json:"trouble,omitempty"`
 }
 

@@ -36,6 +36,7 @@ type SaveBatch struct {
 // HardState is a node's memory of its promises, always saved as one (thesis
 // §3.4: term and vote), and of who it is dealing with.
 type HardState struct {
+	ID          NodeID // whose storage this is
 	Term        Term
 	VotedFor    NodeID   // in Term; empty: nobody
 	Incarnation uint64   // of this storage; never 0 once something was saved

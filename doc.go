@@ -1,0 +1,224 @@
+// Package raft replicates a log of commands over a small cluster of nodes with
+// the Raft consensus algorithm, and applies it to a state machine of the user's.
+// As long as a majority of the nodes runs and can talk to each other, commands
+// are accepted; whatever was acknowledged is kept, in one order, on all of them.
+//
+// The algorithm is that of Diego Ongaro's thesis, "Consensus: Bridging Theory
+// and Practice" (2014). Comments cite its sections as §3.4.
+//
+// # Usage
+//
+// A [StateMachine] is what is replicated. A [Transport] connects the nodes:
+// [NewTCPTransport] between processes, [MemoryNetwork] in tests. A [Node] brings
+// both together.
+//
+//	// start is what each of the three processes does, under its own id.
+//	func start(ctx context.Context, id raft.NodeID) (*raft.Node, error) {
+//		config := raft.NewConfig(id, peers[id], peers)
+//		config.Storage = raft.NewMemoryStorage() // term, vote and log
+//
+//		transport := raft.NewTCPTransport(peers, 500*time.Millisecond)
+//		node, err := raft.NewNode(config, new(counter), transport)
+//		if err != nil {
+//			return nil, err
+//		}
+//		go func() {
+//			if err := node.Run(ctx); err != nil { // nil after ctx or node.Stop
+//				log.Print(err)
+//			}
+//		}()
+//		return node, nil
+//	}
+//
+// Then node.Propose(ctx, command) returns what the state machine made of the
+// command, on the leader; other nodes answer with a [*NotLeaderError] that
+// names it. The examples below are complete, and README.md has tables of the
+// errors and of the settings.
+//
+// # Guarantees
+//
+// Every member applies the same commands in the same order, each of them once.
+// A command whose [Node.Propose] returned without an error, or with an
+// [*ApplyError], stays in that order for ever. An error that matches
+// [ErrNotAccepted] says that the command is not in the log and never will be;
+// one that matches [ErrOutcomeUnknown], that this node cannot tell. No error is
+// both, and every wait ends: with the ctx, with the loss of leadership, or with
+// the node.
+//
+// That holds if members fail by stopping, not by lying, and if what a [Storage]
+// has saved is there when the node comes back. It does not depend on clocks.
+// Progress does: a majority must hear from each other well within
+// Config.ElectionTimeout.
+//
+// This version keeps the log in memory, never compacts it and never changes the
+// members. A process that has ended must not come back under its old id while
+// the others run; README.md lists this and the other limits.
+//
+// # Goroutines, and who owns what
+//
+//	callers: Propose, Status ...          peers: Transport -> Handler
+//	               |                                 |
+//	               +------------> inbox <------------+---------------+
+//	                                |                                |
+//	  event loop:   take all, driver.advance(now, ...), carry out    |
+//	                |               |                 |              |
+//	             disk writer     applier       a sender per peer     |
+//	                |               |                 |              |
+//	                +---- written, applied, answered, lost ----------+
+//
+// The event loop (loop.go) is one goroutine, the one that called [Node.Run]. It
+// alone can reach the driver, and through that the core. It moves batches and
+// decides nothing. It never waits for a disk, a peer or the state machine: the
+// channels to the disk writer and to the applier hold the one batch that may be
+// under way.
+//
+// The driver (driver.go) and the core (raft.go and its chapters) are plain
+// values that are stepped: time and events go in, work comes out. Equal states
+// and equal events lead to equal results; randomness comes from a generator that
+// is part of the state. The core knows the algorithm; the driver knows who waits
+// for what, and which messages must wait for the disk.
+//
+// The disk writer alone calls Storage.Save, one batch at a time. While one is
+// under way the next gathers, so that the batches are as large as the disk is
+// slow, without a timer.
+//
+// The applier alone calls the state machine, and completes the proposals that
+// it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
+// Those of other outcomes run on goroutines of their own or, while the node
+// stops, on the event loop's.
+//
+// Senders: votes and heartbeats have a goroutine each, under a deadline, at most
+// 16 heartbeats to a peer at a time. Entries go through an [AppendStream] of
+// their own, or, if the transport has none, through one CallAppend at a time. So
+// heartbeats and votes never wait behind entries.
+//
+// The inbox (inbox.go) is shared by everybody, under a lock that is held for a
+// slice swap or for copying one command. The goroutine of a caller encodes its
+// command there; these bytes go into the leader's log, into each message and
+// into the followers' logs as they are. Whatever a message refers to is never
+// changed and never reused.
+//
+// The Node's own fields are immutable, or under its lock: whether it runs, the
+// last Status, and those who watch the leader. All goroutines have ended when
+// Run returns, but for callbacks of calls that are made later.
+//
+// # What must be durable before what
+//
+// Every message that leaves carries a promise: the number of a change of the
+// hard state (term, vote and first contacts), and an index of the log. The
+// method driver.release lets it go once both are durable; only errors, which
+// promise nothing, pass it by. A RequestVote promises the candidate's own vote
+// and its log, a granted vote the vote, an acknowledgement the entries, and any
+// answer the term that it states. A request is not sent any more once its term
+// has passed or its sender has become a follower, and a peer that waits for an
+// answer of an earlier term is told the new one instead. AppendEntries,
+// heartbeats and requests for pre-votes promise nothing and leave at once.
+//
+// # Where this departs from the thesis, and why that is safe
+//
+// Asynchronous writes. A leader sends entries while its own write of them is
+// still under way (§10.2.1 describes it): its own log counts for the majority
+// only as far as it is durable, so what is committed is on a majority of disks.
+// A node may apply a committed entry before its own write of it has ended: a
+// majority has it, and the state machine does not outlive the process.
+//
+// Pre-vote, always on (§9.6). A node asks for pre-votes first and increments its
+// term only when a majority would vote for it. A pre-vote changes nothing on
+// either side, so it cannot make two leaders; what it prevents is that a node
+// that was cut off comes back with a high term and deposes a good leader.
+//
+// Leader stickiness, always on (§4.2.3). A node that leads, or that heard from
+// its leader less than an election timeout ago, refuses votes and pre-votes and
+// does not take over the candidate's term. Refusing a vote is always safe. If
+// the leader is really gone its followers stop refusing one election timeout
+// later, at the earliest moment that they would campaign themselves. A node that
+// is in a higher term than its leader shows that in its answers, which deposes
+// the leader: nobody is locked out.
+//
+// Quiet after a restart. A node that comes back refuses votes and pre-votes for
+// one election timeout, since it has forgotten whether it heard from a leader
+// just before. That, too, is only refusing. A node that is all of its cluster's
+// voters has nobody to wait for, and one that starts for the first time has
+// nothing to have forgotten.
+//
+// Check-quorum (§6.2). A leader that was not in contact with a majority for an
+// election timeout steps down, in the same term. Stepping down is always safe.
+// It ends the waits of its clients, as outcome unknown, and its followers may
+// vote for others.
+//
+// Heartbeats are messages of their own, not empty AppendEntries, so that they
+// never wait behind entries or disks. They say nothing about the log: a
+// follower does not check anything against it and acknowledges nothing by
+// answering. The commit index that they carry is limited by the leader to what
+// this follower has acknowledged in this term, and a follower takes it only
+// for a log that it knows to be the leader's, so it never commits an entry that
+// the leader does not have.
+//
+// Commit announced at once. A follower that has nothing else under way is told
+// a new commit index in an empty AppendEntries, not with the next heartbeat: its
+// state machine follows without delay. It is an ordinary AppendEntries.
+//
+// Nothing is taken on trust. From AppendEntries a follower commits and acknowledges only up to the last
+// entry that the very message has verified, as the thesis asks; it truncates
+// only where an entry really conflicts, so that a late message does not remove
+// what came after it. A leader that asks for a committed entry to be replaced
+// shows that somebody lost data: the node stops.
+//
+// Backtracking from both sides. The thesis (§3.5) lets a follower name the first
+// index of the conflicting term. Here it names the last index at which the logs
+// may agree, which is the last one whose term does not exceed that of the
+// leader's entry, with its own term there; the leader does the same with its own
+// log against that. Each step skips at least a term on one side. It only chooses
+// where to probe next: the consistency check of AppendEntries still decides.
+//
+// The first configuration is entry 1, of term 1, the same bytes on each founding
+// node, committed and saved before anything is sent. Elections begin with term
+// 2, so no leader of term 1 can contradict it.
+//
+// Fingerprints. Each request carries 16 bytes of a hash of the cluster's name
+// and its first configuration, and each node refuses those of others: nodes that
+// were founded with different Peers do not talk, instead of disagreeing about
+// who is a majority.
+//
+// Incarnations. A storage gets a random number when it is first used. Each node
+// records, durably and before an answer of a peer counts, the number in which it
+// first met that peer, and does not count or answer it in any other: a node
+// that lost its storage has forgotten its votes and what it acknowledged, and
+// counting it could make two leaders or lose entries. It only removes votes and
+// acknowledgements, so it is safe. It does not help where nobody who matters had
+// met the node before.
+//
+// A slow disk. A leader whose write takes longer than Config.DiskStallLimit
+// steps down, and a node whose write takes longer than an election timeout does
+// not campaign. Both only give up leadership.
+//
+// # Files
+//
+// In an order for reading:
+//
+//	statemachine.go      the StateMachine, and the applier that feeds it
+//	node.go              Node: what users call, start and stop
+//	loop.go              the event loop, the disk writer, the senders
+//	inbox.go             where everybody leaves work for the loop; batches of proposals
+//	raft.go              the core: state, roles, events, effects, invariants
+//	election.go          pre-vote, RequestVote, heartbeats, check-quorum
+//	log.go               entries in their one encoded form, and the log of them
+//	replication.go       AppendEntries, progress of followers, the commit rule
+//	membership.go        configurations, the first one, incarnations
+//	driver.go            between loop and core: what may leave when, who waits for what
+//	storage.go           the Storage interface, and memory
+//	transport.go         the Transport interface, and the Handler
+//	messages.go          the messages between nodes
+//	messages_codec.go    their bytes
+//	tcp_transport.go     the transport between processes: listening, dialling, handshake
+//	tcp_conn.go          one connection: requests, responses, bounds
+//	tcp_stream.go        append streams over TCP
+//	memory_network.go    a network in memory, for tests, as bad as one likes
+//	memory_transport.go  its transports: calls and append streams
+//	config.go            settings, their defaults and bounds
+//	errors.go            every error, by when it is returned; their codes on the wire
+//	status.go            Status, and the reasons in words
+//
+// In internal, quorum is the arithmetic of majorities, and wire is frames,
+// handshake and MessagePack. Neither knows package raft.
+package raft

@@ -1,0 +1,470 @@
+package raft_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// counter is the state that the cluster replicates: a sum. Every member ends
+// up with the same one, since every member applies the same commands.
+type counter struct{ sum int }
+
+// Apply adds a number and answers with the sum.
+func (c *counter) Apply(command []byte) ([]byte, error) {
+	n, err := strconv.Atoi(string(command))
+	if err != nil {
+		return nil, err // part of the result, the same on every member
+	}
+	c.sum += n
+	return strconv.AppendInt(nil, int64(c.sum), 10), nil
+}
+
+// Snapshot returns the whole state.
+func (c *counter) Snapshot() ([]byte, error) {
+	return strconv.AppendInt(nil, int64(c.sum), 10), nil
+}
+
+// Restore replaces the whole state.
+func (c *counter) Restore(snapshot []byte) (err error) {
+	c.sum, err = strconv.Atoi(string(snapshot))
+	return err
+}
+
+// batchCounter is a counter that takes the commands that are ready together.
+type batchCounter struct{ counter }
+
+// ApplyBatch stands for Apply.
+func (c *batchCounter) ApplyBatch(commands []raft.Command, results []raft.ApplyResult) {
+	// Here a database would begin a transaction,
+	for i, command := range commands {
+		results[i].Response, results[i].Err = c.Apply(command.Data)
+	}
+	// and commit it here, once for all.
+}
+
+// peers are the members of the cluster, the same on each of them.
+var peers = map[raft.NodeID]string{
+	"node1": "127.0.0.1:5001",
+	"node2": "127.0.0.1:5002",
+	"node3": "127.0.0.1:5003",
+}
+
+// start is what each of the three processes does, under its own id.
+func start(ctx context.Context, id raft.NodeID) (*raft.Node, error) {
+	config := raft.NewConfig(id, peers[id], peers)
+	config.Storage = raft.NewMemoryStorage() // term, vote and log
+
+	transport := raft.NewTCPTransport(peers, 500*time.Millisecond)
+	node, err := raft.NewNode(config, new(counter), transport)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		if err := node.Run(ctx); err != nil { // nil after ctx or node.Stop
+			log.Print(err)
+		}
+	}()
+	return node, nil
+}
+
+// submit proposes a command to a node of this process, waiting for a leader if
+// there is none.
+func submit(ctx context.Context, node *raft.Node, command string) (raft.Result, error) {
+	for {
+		result, err := node.Propose(ctx, []byte(command))
+		var notLeader *raft.NotLeaderError
+		if !errors.As(err, &notLeader) || notLeader.Leader != "" {
+			return result, err // done, or to be asked of notLeader.Address
+		}
+		watch, cancel := context.WithCancel(ctx)
+		for leadership := range node.WatchLeader(watch) {
+			if leadership.Leader != "" {
+				break
+			}
+		}
+		cancel()
+	}
+}
+
+// The quick start of README.md, with all three members in one process.
+func ExampleNewTCPTransport() {
+	peers = freeAddresses("node1", "node2", "node3")
+	ctx := context.Background()
+	nodes := map[raft.NodeID]*raft.Node{}
+	for id := range peers {
+		node, err := start(ctx, id)
+		if err != nil {
+			log.Fatal(err)
+		}
+		nodes[id] = node
+	}
+
+	// Ask any node, and go where it points to.
+	result, err := submit(ctx, nodes["node1"], "42")
+	var notLeader *raft.NotLeaderError
+	for errors.As(err, &notLeader) && notLeader.Leader != "" {
+		result, err = submit(ctx, nodes[notLeader.Leader], "42")
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("the sum is %s\n", result.Response)
+
+	for _, node := range nodes {
+		if err := node.Stop(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output: the sum is 42
+}
+
+// freeAddresses returns addresses of this machine that nothing listens on.
+// Their ports lie below those that outgoing connections are given.
+func freeAddresses(ids ...raft.NodeID) map[raft.NodeID]string {
+	addresses := map[raft.NodeID]string{}
+	for range 1000 {
+		port := 20000 + rand.IntN(10000)
+		for _, id := range ids {
+			addresses[id] = fmt.Sprintf("127.0.0.1:%d", port)
+			port++
+		}
+		if free(addresses) {
+			return addresses
+		}
+	}
+	log.Fatal("no free ports")
+	return nil
+}
+
+func free(addresses map[raft.NodeID]string) bool {
+	for _, address := range addresses {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return false
+		}
+		listener.Close()
+	}
+	return true
+}
+
+// A cluster of one member: it leads as soon as it runs.
+func ExampleNode() {
+	ctx := context.Background()
+	config := raft.NewConfig("solo", "solo", map[raft.NodeID]string{"solo": "solo"})
+	config.Storage = raft.NewMemoryStorage()
+	node, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("solo"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- node.Run(ctx) }()
+
+	for _, command := range []string{"1", "2", "3"} {
+		result, err := submit(ctx, node, command)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("entry %d: the sum is %s\n", result.Index, result.Response)
+	}
+
+	if err := node.Stop(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("Run returned", <-stopped)
+	// Output:
+	// entry 3: the sum is 1
+	// entry 4: the sum is 3
+	// entry 5: the sum is 6
+	// Run returned <nil>
+}
+
+// Three members in one process, connected by a network in memory.
+func ExampleMemoryNetwork() {
+	ctx := context.Background()
+	network := raft.NewMemoryNetwork()
+	peers := map[raft.NodeID]string{"a": "a", "b": "b", "c": "c"}
+	nodes := map[raft.NodeID]*raft.Node{}
+	for id, address := range peers {
+		config := raft.NewConfig(id, address, peers)
+		config.Storage = raft.NewMemoryStorage()
+		config.HeartbeatInterval = 10 * time.Millisecond
+		config.ElectionTimeout = 200 * time.Millisecond
+		node, err := raft.NewNode(config, new(counter), network.Transport(id))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go node.Run(ctx)
+		nodes[id] = node
+	}
+
+	// All of them come to know the same leader.
+	leader := awaitLeader(nodes["a"], "")
+	result, err := nodes[leader].Propose(ctx, []byte("42"))
+	fmt.Printf("the sum is %s, %v\n", result.Response, err)
+
+	// The two others go on without it,
+	network.Isolate(leader)
+	next := awaitLeader(nodes[other(peers, leader)], leader)
+	result, err = nodes[next].Propose(ctx, []byte("-2"))
+	fmt.Printf("the sum is %s, %v\n", result.Response, err)
+
+	// and it catches up as soon as it is back.
+	network.Heal()
+	for nodes[leader].Status().AppliedIndex < result.Index {
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("the old leader is a", nodes[leader].Status().Role)
+
+	for _, node := range nodes {
+		node.Stop(ctx)
+	}
+	// Output:
+	// the sum is 42, <nil>
+	// the sum is 40, <nil>
+	// the old leader is a follower
+}
+
+// awaitLeader waits until a node knows a leader other than the one that was.
+func awaitLeader(node *raft.Node, was raft.NodeID) raft.NodeID {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for leadership := range node.WatchLeader(ctx) {
+		if leadership.Leader != "" && leadership.Leader != was {
+			return leadership.Leader
+		}
+	}
+	return ""
+}
+
+// other returns a member that is not id.
+func other(peers map[raft.NodeID]string, id raft.NodeID) raft.NodeID {
+	for peer := range peers {
+		if peer != id {
+			return peer
+		}
+	}
+	return ""
+}
+
+// startSolo starts a cluster of one member with any state machine.
+func startSolo(sm raft.StateMachine) *raft.Node {
+	config := raft.NewConfig("solo", "solo", map[raft.NodeID]string{"solo": "solo"})
+	config.Storage = raft.NewMemoryStorage()
+	node, err := raft.NewNode(config, sm, raft.NewMemoryNetwork().Transport("solo"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go node.Run(context.Background())
+	awaitLeader(node, "")
+	return node
+}
+
+// Many commands under way at once, without a goroutine for each.
+func ExampleNode_ProposeAsync() {
+	node := startSolo(new(counter))
+
+	var outcomes sync.WaitGroup
+	for n := range 100 {
+		outcomes.Add(1)
+		node.ProposeAsync([]byte(strconv.Itoa(n+1)), func(result raft.Result, err error) {
+			defer outcomes.Done()
+			switch {
+			case err != nil: // in any order
+				fmt.Println(err)
+			case n%25 == 24: // in the order of the log
+				fmt.Printf("1 + ... + %d = %s\n", n+1, result.Response)
+			}
+		})
+	}
+	outcomes.Wait()
+
+	node.Stop(context.Background())
+	// Output:
+	// 1 + ... + 25 = 325
+	// 1 + ... + 50 = 1275
+	// 1 + ... + 75 = 2850
+	// 1 + ... + 100 = 5050
+}
+
+// A node tells who leads, from its own point of view, and every change of that.
+func ExampleNode_WatchLeader() {
+	config := raft.NewConfig("solo", "10.0.0.1:5001", map[raft.NodeID]string{"solo": "10.0.0.1:5001"})
+	config.Storage = raft.NewMemoryStorage()
+	node, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("solo"))
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	watch := node.WatchLeader(context.Background())
+	fmt.Printf("before Run: %+v\n", <-watch)
+
+	go node.Run(context.Background())
+	for leadership := range watch {
+		if leadership.IsSelf {
+			fmt.Printf("%s leads at %s\n", leadership.Leader, leadership.Address)
+			break
+		}
+	}
+
+	node.Stop(context.Background())
+	for range watch { // closed once the node has stopped
+	}
+	fmt.Println("stopped")
+	// Output:
+	// before Run: {Term:0 Leader: Address: IsSelf:false}
+	// solo leads at 10.0.0.1:5001
+	// stopped
+}
+
+// What a node knows about itself, in fields and in words.
+func ExampleNode_Status() {
+	node := startSolo(new(counter))
+	if _, err := node.Propose(context.Background(), []byte("42")); err != nil {
+		log.Fatal(err)
+	}
+	status := node.Status()
+	fmt.Println("role:     ", status.Role)
+	fmt.Println("leader:   ", status.Leader)
+	fmt.Println("committed:", status.CommitIndex)
+	fmt.Println("applied:  ", status.AppliedIndex)
+	fmt.Println("members:  ", status.Members)
+
+	node.Stop(context.Background())
+	fmt.Println("reason:   ", node.Status().Reason)
+	// Output:
+	// role:      leader
+	// leader:    solo
+	// committed: 3
+	// applied:   3
+	// members:   [{solo solo voter}]
+	// reason:    the node has stopped
+}
+
+// Every outcome of a proposal, and what to do about it.
+func ExampleNode_Propose() {
+	node := startSolo(new(counter))
+	ctx := context.Background()
+
+	propose := func(ctx context.Context, command string) {
+		result, err := node.Propose(ctx, []byte(command))
+		var apply *raft.ApplyError
+		var notLeader *raft.NotLeaderError
+		switch {
+		case err == nil:
+			fmt.Printf("applied: %s\n", result.Response)
+		case errors.As(err, &apply):
+			fmt.Println("applied, and refused by the state machine:", apply.Err)
+		case errors.As(err, &notLeader):
+			fmt.Println("not in the log: ask", notLeader.Address)
+		case errors.Is(err, raft.ErrNotAccepted):
+			fmt.Println("not in the log, safe to propose again:", err)
+		case errors.Is(err, raft.ErrOutcomeUnknown):
+			fmt.Println("applied or not: look before proposing again:", err)
+		default:
+			fmt.Println(err)
+		}
+	}
+	propose(ctx, "42")
+	propose(ctx, "many")
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	propose(ended, "1")
+	node.Stop(ctx)
+	propose(ctx, "1")
+	// Output:
+	// applied: 42
+	// applied, and refused by the state machine: strconv.Atoi: parsing "many": invalid syntax
+	// not in the log, safe to propose again: raft: not accepted: context canceled while the command waited in the queue of proposals
+	// not in the log, safe to propose again: raft: node stopped: solo
+}
+
+// A follower names the leader, so that a client can go there.
+func ExampleNotLeaderError() {
+	err := error(&raft.NotLeaderError{Leader: "node2", Address: "127.0.0.1:5002"})
+
+	var notLeader *raft.NotLeaderError
+	if errors.As(err, &notLeader) {
+		fmt.Println("go to", notLeader.Leader, "at", notLeader.Address)
+	}
+	fmt.Println("safe to propose again:", errors.Is(err, raft.ErrNotAccepted))
+	// Output:
+	// go to node2 at 127.0.0.1:5002
+	// safe to propose again: true
+}
+
+// A leader that lost its followers cannot say what becomes of a command.
+func ExampleOutcomeUnknownError() {
+	ctx := context.Background()
+	network := raft.NewMemoryNetwork()
+	peers := map[raft.NodeID]string{"a": "a", "b": "b", "c": "c"}
+	nodes := map[raft.NodeID]*raft.Node{}
+	for id, address := range peers {
+		config := raft.NewConfig(id, address, peers)
+		config.Storage = raft.NewMemoryStorage()
+		config.HeartbeatInterval = 10 * time.Millisecond
+		config.ElectionTimeout = 200 * time.Millisecond
+		node, err := raft.NewNode(config, new(counter), network.Transport(id))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go node.Run(ctx)
+		nodes[id] = node
+	}
+	leader := awaitLeader(nodes["a"], "")
+	nodes[leader].Propose(ctx, []byte("1")) // from here on it knows that it leads
+
+	network.Isolate(leader)
+	_, err := nodes[leader].Propose(ctx, []byte("42"))
+	var unknown *raft.OutcomeUnknownError
+	if errors.As(err, &unknown) {
+		fmt.Println("cause:", unknown.Cause)
+	}
+	fmt.Println("safe to propose again:", errors.Is(err, raft.ErrNotAccepted))
+
+	for _, node := range nodes {
+		node.Stop(ctx)
+	}
+	// Output:
+	// cause: leadership was lost
+	// safe to propose again: false
+}
+
+// A state machine that is given the commands that are ready together.
+func ExampleBatchStateMachine() {
+	node := startSolo(new(batchCounter))
+
+	var outcomes sync.WaitGroup
+	for range 1000 {
+		outcomes.Add(1)
+		node.ProposeAsync([]byte("1"), func(raft.Result, error) { outcomes.Done() })
+	}
+	outcomes.Wait()
+
+	result, err := node.Propose(context.Background(), []byte("0"))
+	fmt.Printf("the sum is %s, %v\n", result.Response, err)
+	node.Stop(context.Background())
+	// Output: the sum is 1000, <nil>
+}
+
+// Everything that is wrong with a configuration is reported at once.
+func ExampleNewNode() {
+	config := raft.NewConfig("node1", "127.0.0.1:5001", map[raft.NodeID]string{"node2": "127.0.0.1:5002"})
+	config.ElectionTimeout = 200 * time.Millisecond
+	_, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("node1"))
+	fmt.Println(errors.Is(err, raft.ErrConfig))
+	fmt.Println(err)
+	// Output:
+	// true
+	// raft: invalid configuration of node "node1": Storage is nil: want where term, vote and log are kept, such as NewMemoryStorage()
+	// Peers has no entry for this node, "node1"
+	// ElectionTimeout is 200ms: want at least 3 heartbeats, 300ms
+}

@@ -1,0 +1,258 @@
+package raft
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// twinLog is a raftLog as simple as can be: a slice of entries, and of each
+// entry whether it was handed over, is being written, and is durable.
+type twinLog struct {
+	entries []LogEntry
+	handed  []bool
+	writing []bool // what the write under way holds and the log still does
+	durable []bool
+}
+
+func (w *twinLog) last() Index { return Index(len(w.entries)) }
+
+func (w *twinLog) term(index Index) Term {
+	if index == 0 {
+		return 0
+	}
+	return w.entries[index-1].Term
+}
+
+func (w *twinLog) append(entries ...LogEntry) {
+	for _, e := range entries {
+		w.entries = append(w.entries, e)
+		w.handed, w.writing, w.durable = append(w.handed, false), append(w.writing, false), append(w.durable, false)
+	}
+}
+
+func (w *twinLog) truncate(index Index) {
+	n := index - 1
+	w.entries, w.handed, w.writing, w.durable = w.entries[:n:n], w.handed[:n:n], w.writing[:n:n], w.durable[:n:n]
+}
+
+func (w *twinLog) hand() {
+	for i := range w.handed {
+		w.handed[i], w.writing[i] = true, true
+	}
+}
+
+func (w *twinLog) written() {
+	for i, was := range w.writing {
+		w.durable[i] = w.durable[i] || was
+		w.writing[i] = false
+	}
+}
+
+// upTo returns up to where a mark is set, from the first entry on.
+func upTo(marks []bool) Index {
+	n := 0
+	for n < len(marks) && marks[n] {
+		n++
+	}
+	return Index(n)
+}
+
+// agreement tries every index.
+func (w *twinLog) agreement(index Index, term Term) Index {
+	best := Index(0)
+	for i := Index(1); i <= min(index, w.last()); i++ {
+		if w.term(i) <= term {
+			best = i
+		}
+	}
+	return best
+}
+
+func (w *twinLog) fresh(random *rand.Rand, first Index, n int) []LogEntry {
+	entries := make([]LogEntry, n)
+	term := max(w.term(first-1), 1)
+	for i := range entries {
+		if random.IntN(3) == 0 {
+			term++
+		}
+		entries[i] = LogEntry{Term: term, Index: first + Index(i), Kind: EntryCommand, Data: fmt.Appendf(nil, "%x", random.Uint64N(1<<random.IntN(64)))}
+	}
+	return entries
+}
+
+func requireLog(t *testing.T, w *twinLog, l *raftLog) {
+	t.Helper()
+	var entries []LogEntry
+	bytes := 0
+	for e := range (Entries{l.runs}).All() {
+		entries = append(entries, e)
+		bytes += entrySize(len(e.Data))
+	}
+	require.Equal(t, append([]LogEntry(nil), w.entries...), entries)
+	require.Equal(t, bytes, l.bytes)
+	require.Equal(t, w.last(), l.last())
+	require.Equal(t, w.term(w.last()), l.lastTerm())
+	require.Equal(t, upTo(w.handed), l.handed)
+	require.Equal(t, upTo(w.durable), l.durable)
+}
+
+func TestLogEqualsItsTwin(t *testing.T) {
+	for seed := range uint64(12) {
+		random := chance(seed)
+		w, l := &twinLog{}, newLog(Entries{})
+		writing := false
+		for range 200 {
+			switch random.IntN(7) {
+			case 0, 1: // a leader appends
+				for _, e := range w.fresh(random, w.last()+1, 1+random.IntN(3)) {
+					w.append(e)
+					l.appendRun(MakeEntries(e).runs[0])
+				}
+			case 2: // a follower is given entries, in place of others or not
+				first := w.last() + 1
+				if random.IntN(2) == 0 {
+					first = 1 + Index(random.IntN(int(first)))
+				}
+				entries := w.fresh(random, first, 1+random.IntN(5))
+				w.truncate(first)
+				w.append(entries...)
+				require.NoError(t, l.replaceFrom(MakeEntries(entries...)))
+			case 3:
+				if !writing && w.last() > 0 {
+					index := 1 + Index(random.IntN(int(w.last())))
+					w.truncate(index)
+					l.truncate(index)
+				}
+			case 4:
+				if !writing && l.handed < l.last() {
+					require.Equal(t, w.entries[l.handed:], entriesOf(l.unhanded()))
+					w.hand()
+					l.hand()
+					writing = true
+				}
+			case 5:
+				if writing {
+					w.written()
+					l.written()
+					writing = false
+				}
+			default:
+				requireLookups(t, random, w, &l)
+			}
+			requireLog(t, w, &l)
+			c := l.clone()
+			c.appendRun(run{term: 99, first: c.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, nil)})
+			c.truncate(1)
+			requireLog(t, w, &l)
+		}
+	}
+}
+
+func entriesOf(entries Entries) []LogEntry {
+	var list []LogEntry
+	for e := range entries.All() {
+		list = append(list, e)
+	}
+	return list
+}
+
+// requireLookups compares what the log answers with what the twin says.
+func requireLookups(t *testing.T, random *rand.Rand, w *twinLog, l *raftLog) {
+	t.Helper()
+	for index := Index(0); index <= w.last()+2; index++ {
+		term, ok := l.term(index)
+		require.Equal(t, index <= w.last(), ok)
+		if ok {
+			require.Equal(t, w.term(index), term)
+			require.True(t, l.matches(index, term))
+		}
+		require.False(t, l.matches(index, 77))
+		for term := range Term(8) {
+			got, have := l.agreement(index, term)
+			require.Equal(t, w.agreement(index, term), got, "agreement of %d@%d", index, term)
+			require.Equal(t, w.term(got), have)
+			up := w.term(w.last()) > term || w.term(w.last()) == term && w.last() > index
+			require.Equal(t, up, l.moreUpToDate(index, term))
+		}
+		if index > 0 {
+			requireFrom(t, w, l, index, random.IntN(60))
+			if index <= w.last() {
+				requireFrom(t, w, l, index, entrySize(len(w.entries[index-1].Data)))
+			}
+		}
+		all := Entries{l.runs}
+		end := min(int(index), len(w.entries))
+		require.Equal(t, append([]LogEntry(nil), w.entries[:end]...), entriesOf(all.upTo(index)))
+	}
+}
+
+// requireFrom requires that from returns consecutive entries of the log from
+// index on, one at least, no more bytes than allowed but for that one, and as
+// many as fit if they are of one run.
+func requireFrom(t *testing.T, w *twinLog, l *raftLog, index Index, maxBytes int) {
+	t.Helper()
+	part := l.from(index, maxBytes)
+	list := entriesOf(part)
+	if index > w.last() {
+		require.Empty(t, list)
+		return
+	}
+	require.NotEmpty(t, list)
+	require.Equal(t, w.entries[index-1:int(index)-1+len(list)], list)
+	require.True(t, part.Size() <= maxBytes || len(list) == 1, "%d bytes of %d", part.Size(), maxBytes)
+	if next := int(index) - 1 + len(list); next < len(w.entries) {
+		following := l.runs[l.position(Index(next)+1)]
+		if following.first <= Index(next) { // the run was split: nothing more fitted
+			require.Greater(t, part.Size()+entrySize(len(w.entries[next].Data)), maxBytes)
+		} else {
+			require.Greater(t, part.Size()+len(following.body), maxBytes)
+		}
+	}
+}
+
+func TestLogRefusesEntriesThatDoNotContinueIt(t *testing.T) {
+	l := newLog(MakeEntries(LogEntry{Term: 1, Index: 1, Kind: EntryCommand}))
+	require.ErrorIs(t, l.replaceFrom(MakeEntries(LogEntry{Term: 1, Index: 3, Kind: EntryCommand})), ErrInvalidMessage)
+	require.ErrorIs(t, l.replaceFrom(Entries{}), ErrInvalidMessage)
+	require.Equal(t, Index(1), l.last())
+}
+
+// What is sent shares memory with the log, and must not change with it.
+func TestLogNeverChangesWhatItHasGivenAway(t *testing.T) {
+	r := newRig(t, "a")
+	l := newLog(r.log("1 1 1 1"))
+	l.appendRun(entry(5, 2).runs[0])
+	l.appendRun(entry(6, 2).runs[0])
+	given := l.from(1, 1<<20)
+	before := entriesOf(given)
+	require.NoError(t, l.replaceFrom(entry(6, 3)))
+	require.NoError(t, l.replaceFrom(entry(3, 4)))
+	l.appendRun(entry(4, 4).runs[0])
+	require.Equal(t, before, entriesOf(given))
+	require.Equal(t, "1 1 4 4", termsOf(Entries{l.runs}))
+}
+
+// The write of an entry ends after the entry was replaced: that says nothing
+// about the new one, not even if both have the same bytes.
+func TestLogWriteOfAReplacedEntryDoesNotCount(t *testing.T) {
+	r := newRig(t, "a")
+	l := newLog(r.log("1 1"))
+	l.appendRun(entry(3, 2).runs[0])
+	l.appendRun(entry(4, 2).runs[0])
+	l.hand() // 3@2 and 4@2 are being written
+	require.NoError(t, l.replaceFrom(entry(4, 3)))
+	require.NoError(t, l.replaceFrom(entry(4, 2))) // not that a correct leader would
+	l.written()
+	require.Equal(t, Index(3), l.durable)
+	require.Equal(t, Index(3), l.handed)
+	l.hand()
+	require.Equal(t, Index(3), l.durable)
+	require.NoError(t, l.replaceFrom(entry(2, 5)))
+	require.Equal(t, Index(1), l.durable)
+	l.written()
+	require.Equal(t, Index(1), l.durable)
+	require.Equal(t, 1, l.unhanded().Len())
+}
