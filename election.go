@@ -208,7 +208,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	for _, p := range c.peers {
 		c.send(p.id, &Heartbeat{
 			Header: c.header(p.id), Term: c.currentTerm, Commit: min(c.commitIndex, p.match),
-			Round: c.round, LeaderAddress: c.settings.address,
+			Round: c.round, LeaderAddress: c.settings.address, ReceiverIncarnation: c.metAs(p.id),
 		}, promise{})
 	}
 }
