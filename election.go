@@ -130,7 +130,7 @@ func (c *core) answerVote(e voteRequested, response *VoteResponse) {
 // request of this very (pre-)election says anything about it.
 func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.response != nil && e.response.Term > c.currentTerm {
-		asking := c.role == PreCandidate
+		asking := c.role == PreCandidate && e.preVote
 		c.tell("become follower", e.from, "it is in term %d", e.response.Term)
 		c.becomeFollower(now, e.response.Term, "")
 		if asking {
