@@ -214,6 +214,10 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		d.reject(from, err)
 		return
 	}
+	if p := c.peer(from); p != nil && p.otherDisk { // the disk that was met is back
+		p.otherDisk = false
+		delete(d.rejected, from)
+	}
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
