@@ -817,7 +817,7 @@ func TestD15NodeWithAHangingDiskDoesNotCampaign(t *testing.T) {
 	r.pass(10 * wait)
 	require.Equal(t, Follower, r.core("b").role)
 	require.Empty(t, r.take("b", "a"))
-	require.True(t, r.told("b", "stay follower"))
+	require.True(t, r.told("b", "do not campaign"))
 	r.resume("b")
 	r.pass(2 * wait)
 	require.Equal(t, PreCandidate, r.core("b").role)

@@ -446,11 +446,21 @@ func (d *driver) clone() *driver {
 // hash returns a digest of the state that later steps depend on.
 func (d *driver) hash() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.deferred))
-	for _, r := range d.requests {
-		fmt.Fprintln(h, r.to, r.term, r.promise)
+	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.replies), len(d.appendReplies), d.rejected)
+	for _, e := range d.deferred {
+		switch a := e.event.(type) { // the response on its own, so that it is printed and not its address
+		case voteAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.preVote, a.response)
+		case heartbeatAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
+		case appendAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
+		}
 	}
-	for _, r := range append(slices.Clone(d.replies), d.appendReplies...) {
+	for _, r := range d.requests {
+		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
+	}
+	for _, r := range slices.Concat(d.replies, d.appendReplies) {
 		fmt.Fprintln(h, r.term, r.promise, r.response)
 	}
 	for _, w := range d.waiting {
