@@ -353,3 +353,17 @@ func TestAppendAnswersKeepTheirOrder(t *testing.T) {
 	require.True(t, first.done)
 	require.False(t, answerOf[*AppendResponse](r, second).Success)
 }
+
+// A pre-vote for an earlier term may have come from a voter whose log has grown
+// since.
+func TestPreVoteOfAnEarlierTermDoesNotCount(t *testing.T) {
+	r := inRole(t, PreCandidate)
+	late := voteAnswered{"a", 3, true, &VoteResponse{Term: 2, VoteGranted: true, PreVote: true, Incarnation: r.node("a").incarnation}, nil}
+	r.askHeartbeat("c", "b", Heartbeat{Term: 3})
+	r.now += wait
+	r.timeOut("b")
+	r.do("b", late)
+	require.Equal(t, PreCandidate, r.core("b").role)
+	r.grantFrom("b", "a")
+	require.Equal(t, Candidate, r.core("b").role)
+}
