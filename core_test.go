@@ -315,3 +315,56 @@ func TestRigTimesAreValid(t *testing.T) {
 	require.Equal(t, 5*wait, config.withDefaults().DiskStallLimit)
 	require.Equal(t, 500*time.Millisecond, wait)
 }
+
+// An answer to what was asked in another term says nothing about this one.
+func TestAnswersOfAnotherTermDoNotCount(t *testing.T) {
+	r := leading(t, at{log: "1 1", term: 2})
+	r.finishWrite("b")
+	p := r.core("b").peer("a")
+	before := *p
+	r.now += beat / 2
+	for _, term := range []Term{1, 2} {
+		success := &AppendResponse{Term: term, Success: true, Match: 3, Incarnation: r.node("a").incarnation}
+		refusal := &AppendResponse{Term: term, PrevLogIndex: 2, Incarnation: r.node("a").incarnation}
+		beaten := &HeartbeatResponse{Term: term, Incarnation: r.node("a").incarnation}
+		for _, asked := range []Term{term, 3} { // the second, as if it had come on the wrong call
+			r.do("b", appendAnswered{"a", asked, success}, appendAnswered{"a", asked, refusal}, heartbeatAnswered{"a", asked, beaten, nil})
+		}
+	}
+	r.do("b", heartbeatAnswered{"a", 2, nil, errUnreachableInRig})
+	now := appendAnswered{"a", 2, &AppendResponse{Term: 3, Success: true, Match: 3, Incarnation: r.node("a").incarnation}}
+	r.do("b", now, heartbeatAnswered{"a", 2, &HeartbeatResponse{Term: 3, Incarnation: r.node("a").incarnation}, nil})
+	require.Equal(t, before, *p)
+	require.Zero(t, r.core("b").commitIndex)
+	now.term = 3
+	r.do("b", now)
+	require.Equal(t, Index(3), r.core("b").commitIndex)
+}
+
+// Answers to entries come in the order of the entries; heartbeats pass them.
+func TestAppendAnswersKeepTheirOrder(t *testing.T) {
+	r := follower(t, at{log: "1 1", term: 2})
+	r.stall("b")
+	first := r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 2, PrevLogTerm: 1, Entries: entry(3, 2)})
+	second := r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 9, PrevLogTerm: 2})
+	require.True(t, r.ask("a", "b", &Heartbeat{Term: 2}).done, "which waits for no disk")
+	require.False(t, first.done)
+	require.False(t, second.done, "though it promises nothing that is not durable")
+	r.resume("b")
+	require.True(t, first.done)
+	require.False(t, answerOf[*AppendResponse](r, second).Success)
+}
+
+// A pre-vote for an earlier term may have come from a voter whose log has grown
+// since.
+func TestPreVoteOfAnEarlierTermDoesNotCount(t *testing.T) {
+	r := inRole(t, PreCandidate)
+	late := voteAnswered{"a", 3, true, &VoteResponse{Term: 2, VoteGranted: true, PreVote: true, Incarnation: r.node("a").incarnation}, nil}
+	r.askHeartbeat("c", "b", Heartbeat{Term: 3})
+	r.now += wait
+	r.timeOut("b")
+	r.do("b", late)
+	require.Equal(t, PreCandidate, r.core("b").role)
+	r.grantFrom("b", "a")
+	require.Equal(t, Candidate, r.core("b").role)
+}
