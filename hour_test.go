@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -102,11 +101,18 @@ func TestFiveNodesSurviveAnHourOfFaults(t *testing.T)  { surviveAnHour(t, 5) }
 
 // surviveAnHour is an hour of virtual time in which clients propose all the
 // while and something always breaks; then all is healed and the books are
-// compared. With -short it is six minutes.
+// compared. With -short it is six minutes, with the invariants checked at every
+// step; under the race detector a quarter of an hour.
 func surviveAnHour(t *testing.T, nodes int) {
 	length := time.Hour
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		length /= 10
+	case raft.UnderRace:
+		length /= 4
+	}
+	if !testing.Short() || raft.UnderRace {
+		raft.WithoutVerification(t) // it takes longer with each entry
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -293,5 +299,4 @@ func (h *hour) compareBooks() {
 	require.NotEmpty(t, h.ledger.refused)
 	t.Logf("%d terms, %d restarts; %d acknowledged, %d refused, %d unknown, of which %d were applied",
 		h.status("a").Term, h.restarts, len(h.ledger.acked), len(h.ledger.refused), len(h.ledger.unknown), late)
-	require.NotContains(t, strings.Join(applied, ""), "\x00")
 }

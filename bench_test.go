@@ -1,0 +1,143 @@
+package raft_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// BenchmarkPropose measures three nodes in one process that keep their logs in
+// memory, so what it shows is the library and not a disk: commands of 128 bytes
+// from blocking callers, and from one that keeps many outstanding. Allocations
+// are those of all three nodes.
+func BenchmarkPropose(b *testing.B) {
+	transports := []struct {
+		name    string
+		connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)
+	}{
+		{"tcp", connectByTCP},
+		{"memory", connectInMemory},
+	}
+	for _, transport := range transports {
+		for _, callers := range []int{1, 256} {
+			b.Run(fmt.Sprintf("%s/callers=%d", transport.name, callers), func(b *testing.B) {
+				leader := benchCluster(b, transport.connect)
+				measure(b, func() { proposeBlocking(b, leader, callers) })
+			})
+		}
+		b.Run(transport.name+"/outstanding=4096", func(b *testing.B) {
+			leader := benchCluster(b, transport.connect)
+			measure(b, func() { proposeOutstanding(b, leader, 4096) })
+		})
+	}
+}
+
+var benchCommand = make([]byte, 128)
+
+// measure times f, which proposes b.N commands.
+func measure(b *testing.B, f func()) {
+	b.ReportAllocs()
+	b.ResetTimer()
+	f()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "cmds/s")
+}
+
+// proposeBlocking has callers share the work, each waiting for every command.
+func proposeBlocking(b *testing.B, leader *raft.Node, callers int) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range callers {
+		group.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				if _, err := leader.Propose(context.Background(), benchCommand); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+// proposeOutstanding keeps that many commands under way.
+func proposeOutstanding(b *testing.B, leader *raft.Node, outstanding int) {
+	tokens := make(chan struct{}, outstanding)
+	done := func(_ raft.Result, err error) {
+		if err != nil {
+			b.Error(err)
+		}
+		<-tokens
+	}
+	for range b.N {
+		tokens <- struct{}{}
+		leader.ProposeAsync(benchCommand, done)
+	}
+	for range outstanding {
+		tokens <- struct{}{}
+	}
+}
+
+// benchCluster runs three nodes until the benchmark ends, and returns the leader.
+func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)) *raft.Node {
+	raft.WithoutVerification(b)
+	ids := []raft.NodeID{"a", "b", "c"}
+	addresses, transports := connect(b, ids)
+	nodes := map[raft.NodeID]*raft.Node{}
+	for _, id := range ids {
+		config := raft.NewConfig(id, addresses[id], addresses)
+		config.Storage = raft.NewMemoryStorage()
+		config.ElectionTimeout = time.Second // busy cores are no reason for an election
+		node, err := raft.NewNode(config, new(counting), transports[id])
+		require.NoError(b, err)
+		nodes[id] = node
+		ended := make(chan error, 1)
+		go func() { ended <- node.Run(context.Background()) }()
+		b.Cleanup(func() {
+			require.NoError(b, node.Stop(context.Background()))
+			require.NoError(b, <-ended)
+		})
+	}
+	for leadership := range nodes["a"].WatchLeader(b.Context()) {
+		if leadership.Leader == "" {
+			continue
+		}
+		leader := nodes[leadership.Leader]
+		if _, err := leader.Propose(b.Context(), benchCommand); err == nil {
+			return leader
+		}
+	}
+	b.Fatal("the benchmark ended before a leader was elected")
+	return nil
+}
+
+func connectInMemory(_ *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
+	network := raft.NewMemoryNetwork()
+	addresses, transports := map[raft.NodeID]string{}, map[raft.NodeID]raft.Transport{}
+	for _, id := range ids {
+		addresses[id], transports[id] = string(id), network.Transport(id)
+	}
+	return addresses, transports
+}
+
+func connectByTCP(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
+	addresses, transports := map[raft.NodeID]string{}, map[raft.NodeID]raft.Transport{}
+	listeners := map[raft.NodeID]net.Listener{}
+	for _, id := range ids {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(b, err)
+		addresses[id], listeners[id] = listener.Addr().String(), listener
+	}
+	for _, id := range ids {
+		transports[id] = raft.NewTCPTransport(addresses, time.Second, raft.WithListener(listeners[id]))
+	}
+	return addresses, transports
+}
