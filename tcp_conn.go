@@ -1,0 +1,710 @@
+package raft
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
+)
+
+// The kinds of frames, beside those of the handshake. The numbers are part of
+// the protocol. Requests go from the side that dialed to the side that accepted;
+// the response to one has its id and its kind plus kindResponse, an error its id
+// and [code, text].
+const (
+	kindAlive          = 0 // sent by a side that has nothing else to say
+	kindVote           = 1
+	kindHeartbeat      = 2
+	kindAppend         = 3
+	kindSnapshot       = 4
+	kindTimeoutNow     = 5
+	kindForward        = 6
+	kindStreamedAppend = 7 // an AppendEntries that is served and answered in order
+	kindResponse       = 32
+	kindError          = 64
+)
+
+// message is what every request and response is.
+type message interface {
+	AppendBinary(dst []byte) ([]byte, error)
+	UnmarshalBinary(data []byte) error
+}
+
+const (
+	readBuffer = 16 << 10 // larger pieces of a frame are read past it
+	writePiece = 64 << 10 // what is written under one deadline; small frames gather up to it
+	keepBuffer = 2 << 20  // a larger write buffer is given back after use
+
+	// smallFrame is the largest frame that takes nothing from the receive
+	// budget, on connections where the number of frames is bounded otherwise.
+	smallFrame = 64 << 10
+
+	// messageOverhead is added to a message's payload when its size is counted.
+	messageOverhead = 256
+
+	maxErrorText = 1 << 10
+
+	// How many requests of one connection may be running at once. Each kind of
+	// work has its own bound, so that none starves the others.
+	maxUrgentCalls  = 64
+	maxBulkCalls    = 16
+	maxForwardCalls = 1024
+	maxForwardBytes = 16 << 20
+)
+
+var (
+	errQueueFull    = errors.New("its send queue is full")
+	errClosedByPeer = errors.New("the peer closed the connection")
+)
+
+// tcpConn is one connection after its handshake, of either direction. Two
+// goroutines live with it: the reader, which also ends it, and the writer.
+type tcpConn struct {
+	// Immutable after it is made.
+	transport *TCPTransport
+	socket    net.Conn // read and written
+	raw       net.Conn // closed: below TLS, whose Close may wait to write
+	reader    *bufio.Reader
+	peer      NodeID
+	address   string
+	bulk      bool
+	inbound   bool            // set by serve
+	ctx       context.Context // of handlers; ends when the connection breaks
+	cancel    context.CancelFunc
+	heard     atomic.Bool // a frame has arrived
+	wake      chan struct{}
+
+	// Inbound only. The reader takes, handlers give back.
+	handlers               sync.WaitGroup
+	urgentCalls, bulkCalls callBound
+	forwardCalls           callBound
+	mu                     sync.Mutex // guards what follows; never held across I/O, encoding or callbacks
+	queue                  []outgoing
+	queued                 int   // bytes, from here until they are written
+	failure                error // why it broke; nil while it works
+	lastID                 uint64
+	calls                  map[uint64]*tcpCall // sent or queued, not answered; outbound only
+	streams                map[*tcpStream]struct{}
+}
+
+// outgoing is a frame that waits to be written.
+type outgoing struct {
+	kind, id uint64
+	body     message // nil: an error, below
+	code     ErrorCode
+	text     string
+	size     int
+	call     *tcpCall // of a request
+}
+
+// tcpCall is a request that waits for its response.
+type tcpCall struct {
+	state    atomic.Int32 // callQueued and then one of the others
+	response message
+
+	// One of the two: a caller waits for done, which is closed after err is
+	// set, or a stream is told. position counts the requests of the stream.
+	done     chan struct{}
+	err      error
+	stream   *tcpStream
+	position uint64
+	kind     uint64
+}
+
+const (
+	callQueued  = 0
+	callSent    = 1 // the writer has taken it: from here on it may reach the peer
+	callDropped = 2 // it will certainly not
+)
+
+func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader) *tcpConn {
+	c := &tcpConn{
+		transport: t, socket: socket, raw: raw, reader: reader,
+		wake:         make(chan struct{}, 1),
+		urgentCalls:  callBound{maxCalls: maxUrgentCalls},
+		bulkCalls:    callBound{maxCalls: maxBulkCalls},
+		forwardCalls: callBound{maxCalls: maxForwardCalls, maxBytes: maxForwardBytes},
+		calls:        make(map[uint64]*tcpCall),
+		streams:      make(map[*tcpStream]struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// fail breaks the connection; the reader does the rest. Only the first cause counts.
+func (c *tcpConn) fail(cause error) {
+	c.mu.Lock()
+	if c.failure == nil {
+		c.failure = cause
+	}
+	c.mu.Unlock()
+	c.cancel()
+	c.raw.Close()
+}
+
+// serve reads requests until the connection breaks, waits for everything that
+// it started, and returns why it broke.
+func (c *tcpConn) serve(handler Handler) error {
+	c.inbound = true
+	err := c.readFrames(func(kind, id uint64, message []byte, size int) error {
+		return c.serveRequest(handler, kind, id, message, size)
+	})
+	c.handlers.Wait()
+	return err
+}
+
+// receiveResponses reads responses until the connection breaks, and returns why
+// it broke.
+func (c *tcpConn) receiveResponses() error {
+	return c.readFrames(c.receiveResponse)
+}
+
+// readFrames runs the writer, and reads until the connection breaks.
+func (c *tcpConn) readFrames(receive func(kind, id uint64, message []byte, size int) error) error {
+	var writer sync.WaitGroup
+	writer.Go(c.writeFrames)
+	defer writer.Wait()
+
+	t := c.transport
+	silence := t.timeout + t.timeout/2
+	gate := wire.Gate{
+		Extend: func() error { return c.socket.SetReadDeadline(time.Now().Add(silence)) },
+		Reserve: func(bytes int) error {
+			if c.charge(bytes) > 0 && !t.budget.Acquire(c.ctx.Done(), bytes) {
+				return net.ErrClosed
+			}
+			return nil
+		},
+		Release: c.release,
+	}
+	var err error
+	for err == nil {
+		var body []byte
+		if body, err = wire.ReadFrame(c.reader, &gate); err != nil {
+			break
+		}
+		c.heard.Store(true)
+		t.stats.framesReceived.Add(1)
+		t.stats.bytesReceived.Add(uint64(len(body) + 8))
+		kind, id, message, parseErr := wire.ParseBody(body)
+		if parseErr != nil {
+			c.release(len(body))
+			err = parseErr
+			break
+		}
+		err = receive(kind, id, message, len(body))
+	}
+	switch {
+	case t.ctx.Err() != nil:
+		err = errTransportClosed
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		err = errClosedByPeer
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("nothing or too little was heard from the peer for %v: %w", silence, err)
+	case errors.Is(err, wire.ErrMalformed) || errors.Is(err, ErrInvalidMessage):
+		t.stats.malformedFrames.Add(1)
+	}
+	c.fail(err)
+	return c.cause()
+}
+
+func (c *tcpConn) cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
+}
+
+// charge is what a received body takes from the receive budget.
+func (c *tcpConn) charge(size int) int {
+	if size <= smallFrame && !(c.inbound && c.bulk) {
+		return 0
+	}
+	return size
+}
+
+func (c *tcpConn) release(size int) {
+	if bytes := c.charge(size); bytes > 0 {
+		c.transport.budget.Release(bytes)
+	}
+}
+
+// serveRequest starts what a request asks for. It does not wait: a request that
+// finds too many others running is refused. An error breaks the connection.
+func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte, size int) error {
+	switch kind {
+	case kindAlive:
+		c.release(size)
+		return nil
+	case kindVote:
+		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleVote)
+	case kindHeartbeat:
+		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleHeartbeat)
+	case kindTimeoutNow:
+		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleTimeoutNow)
+	case kindForward:
+		return serveCall(c, &c.forwardCalls, kind, id, message, size, handler.HandleForward)
+	}
+	if c.bulk {
+		switch kind {
+		case kindAppend:
+			return serveCall(c, &c.bulkCalls, kind, id, message, size, handler.HandleAppend)
+		case kindSnapshot:
+			return serveCall(c, &c.bulkCalls, kind, id, message, size, handler.HandleSnapshot)
+		case kindStreamedAppend:
+			return c.serveStreamedAppend(handler, id, message, size)
+		}
+	}
+	c.release(size)
+	c.respondError(id, fmt.Errorf("%w (kind %d)", ErrUnsupported, kind))
+	return nil
+}
+
+// serveCall runs one handler on a goroutine of its own.
+func serveCall[Request, Response any, RequestPointer interface {
+	*Request
+	message
+}, ResponsePointer interface {
+	*Response
+	message
+}](c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error)) error {
+	request := new(Request)
+	if err := RequestPointer(request).UnmarshalBinary(data); err != nil {
+		c.release(size)
+		return fmt.Errorf("request of kind %d: %w", kind, err)
+	}
+	if !bound.take(size) {
+		c.release(size)
+		c.transport.stats.overloaded.Add(1)
+		c.respondError(id, fmt.Errorf("%w: too many requests of one peer are running", ErrOverloaded))
+		return nil
+	}
+	c.handlers.Go(func() {
+		response, err := handle(c.ctx, request)
+		bound.give(size)
+		c.release(size)
+		if err == nil && response == nil {
+			err = errors.New("raft: the handler returned no response")
+		}
+		if err != nil {
+			c.respondError(id, err)
+			return
+		}
+		payload := 0
+		if forward, ok := any(response).(*ForwardResponse); ok {
+			payload = len(forward.Payload) + len(forward.Message)
+		}
+		c.respond(outgoing{kind: kind + kindResponse, id: id, body: ResponsePointer(response), size: payload})
+	})
+	return nil
+}
+
+// serveStreamedAppend passes an append on in the order of its arrival. The
+// frame counts as received until the handler has responded.
+func (c *tcpConn) serveStreamedAppend(handler Handler, id uint64, data []byte, size int) error {
+	request := new(AppendEntries)
+	if err := request.UnmarshalBinary(data); err != nil {
+		c.release(size)
+		return fmt.Errorf("append on a stream: %w", err)
+	}
+	var responded atomic.Bool
+	handler.BeginAppend(request, func(response *AppendResponse, err error) {
+		if responded.Swap(true) {
+			return
+		}
+		c.release(size)
+		if err == nil && response == nil {
+			err = errors.New("raft: the handler returned no response")
+		}
+		if err != nil {
+			c.respondError(id, err)
+			return
+		}
+		c.respond(outgoing{kind: kindStreamedAppend + kindResponse, id: id, body: response})
+	})
+	return nil
+}
+
+func (c *tcpConn) respondError(id uint64, err error) {
+	text := err.Error()
+	c.respond(outgoing{kind: kindError, id: id, code: CodeOf(err), text: text[:min(len(text), maxErrorText)]})
+}
+
+// respond queues a response. It does not block: a peer that does not read its
+// responses loses the connection.
+func (c *tcpConn) respond(out outgoing) {
+	out.size += messageOverhead
+	c.mu.Lock()
+	err := c.enqueue(out)
+	c.mu.Unlock()
+	if err != nil {
+		c.fail(fmt.Errorf("the peer does not read its responses: %w", err))
+	}
+}
+
+// enqueue queues a frame for the writer. c.mu is held.
+func (c *tcpConn) enqueue(out outgoing) error {
+	if c.failure != nil {
+		return c.failure
+	}
+	limited := out.call == nil || out.call.stream == nil // streams count for themselves
+	if limited && c.queued > 0 && c.queued+out.size > c.transport.options.sendQueue {
+		return errQueueFull
+	}
+	c.queued += out.size
+	c.queue = append(c.queue, out)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// request queues a request under a new id.
+func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id = c.lastID + 1
+	if err := c.enqueue(outgoing{kind: call.kind, id: id, body: body, size: size, call: call}); err != nil {
+		return 0, err
+	}
+	c.lastID = id
+	c.calls[id] = call
+	return id, nil
+}
+
+// call sends a request and waits for its response or the end of ctx.
+func (c *tcpConn) call(ctx context.Context, kind uint64, request, response message, payload int) error {
+	call := &tcpCall{kind: kind, response: response, done: make(chan struct{})}
+	id, err := c.request(call, request, payload+messageOverhead)
+	if err != nil {
+		return unreachable(c.peer, c.address, err)
+	}
+	select {
+	case <-call.done:
+		return call.err
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	_, waiting := c.calls[id]
+	delete(c.calls, id)
+	c.mu.Unlock()
+	switch {
+	case !waiting: // it is being answered at this moment
+		<-call.done
+		return call.err
+	case call.state.CompareAndSwap(callQueued, callDropped):
+		return unreachable(c.peer, c.address, fmt.Errorf("not sent yet: %w", ctx.Err()))
+	default:
+		return fmt.Errorf("raft: no response from %s at %s: %w", c.peer, c.address, ctx.Err())
+	}
+}
+
+// receiveResponse hands a response to whom it is for. One that nobody waits for
+// any more is dropped. An error breaks the connection.
+func (c *tcpConn) receiveResponse(kind, id uint64, message []byte, size int) error {
+	defer c.release(size)
+	if kind == kindAlive {
+		return nil
+	}
+	c.mu.Lock()
+	call := c.calls[id]
+	delete(c.calls, id)
+	c.mu.Unlock()
+	if call == nil {
+		return nil
+	}
+	answer, err := c.decodeResponse(call, kind, message)
+	if call.stream != nil {
+		if err != nil {
+			return err
+		}
+		return call.stream.receive(call, answer)
+	}
+	call.err = answer
+	if err != nil {
+		call.err = c.brokenAfterSending(err)
+	}
+	close(call.done)
+	return err
+}
+
+// decodeResponse decodes a response into call, or returns the error that the
+// peer answered with. The second error is about the bytes.
+func (c *tcpConn) decodeResponse(call *tcpCall, kind uint64, message []byte) (answer, malformed error) {
+	switch kind {
+	case call.kind + kindResponse:
+		if err := call.response.UnmarshalBinary(message); err != nil {
+			return nil, fmt.Errorf("response of kind %d: %w", kind, err)
+		}
+		return nil, nil
+	case kindError:
+		r := wire.NewReader(message)
+		fields := r.ArrayLen()
+		remote := &RemoteError{Peer: c.peer, Code: ErrorCode(r.Uint()), Message: r.String(maxErrorText)}
+		if fields < 2 {
+			r.Fail("an error has too few fields")
+		}
+		if r.Skip(fields - 2); r.Err() != nil {
+			return nil, fmt.Errorf("%w: error of a peer: %w", ErrInvalidMessage, r.Err())
+		}
+		return remote, nil
+	default:
+		return nil, fmt.Errorf("%w: a frame of kind %d answers a request of kind %d", ErrInvalidMessage, kind, call.kind)
+	}
+}
+
+// end tells everyone who waits for a response that none will come. The reader
+// calls it when it has ended.
+func (c *tcpConn) end() {
+	c.mu.Lock()
+	calls, streams := c.calls, c.streams
+	c.calls, c.streams, c.queue = nil, nil, nil
+	cause := c.failure
+	c.mu.Unlock()
+	for _, call := range calls {
+		if call.stream != nil {
+			continue
+		}
+		if call.state.CompareAndSwap(callQueued, callDropped) {
+			call.err = unreachable(c.peer, c.address, cause)
+		} else {
+			call.err = c.brokenAfterSending(cause)
+		}
+		close(call.done)
+	}
+	for stream := range streams {
+		stream.shut(fmt.Errorf("raft: connection to %s at %s broke: %w", c.peer, c.address, cause))
+	}
+}
+
+func (c *tcpConn) brokenAfterSending(cause error) error {
+	return fmt.Errorf("raft: connection to %s at %s broke after the request was sent: %w", c.peer, c.address, cause)
+}
+
+// attach makes the connection tell stream about its end.
+func (c *tcpConn) attach(stream *tcpStream) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return c.failure
+	}
+	c.streams[stream] = struct{}{}
+	return nil
+}
+
+// detach forgets a stream and what it has queued.
+func (c *tcpConn) detach(stream *tcpStream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, stream)
+	for id, call := range c.calls {
+		if call.stream == stream {
+			call.state.CompareAndSwap(callQueued, callDropped)
+			delete(c.calls, id)
+		}
+	}
+	c.queue = slices.DeleteFunc(c.queue, func(out outgoing) bool {
+		drop := out.call != nil && out.call.stream == stream
+		if drop {
+			c.queued -= out.size
+		}
+		return drop
+	})
+}
+
+// writeFrames is the writer: it encodes what is queued into one buffer and
+// writes it, many small frames at once.
+func (c *tcpConn) writeFrames() {
+	alive := time.NewTicker(c.transport.timeout / 4)
+	defer alive.Stop()
+	w := frameWriter{conn: c}
+	quiet := false // nothing was written since the last tick
+	var batch []outgoing
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.wake:
+		case <-alive.C:
+			if !quiet {
+				quiet = true
+				continue
+			}
+			c.mu.Lock()
+			c.queued += messageOverhead
+			c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
+			c.mu.Unlock()
+		}
+		for {
+			c.mu.Lock()
+			batch, c.queue = c.queue, batch[:0]
+			c.mu.Unlock()
+			if len(batch) == 0 {
+				break
+			}
+			for i := range batch {
+				w.add(&batch[i])
+			}
+			w.flush()
+			clear(batch)
+			quiet = false
+			if w.err != nil {
+				c.fail(w.err)
+				return
+			}
+		}
+	}
+}
+
+// frameWriter gathers encoded frames. The first error sticks.
+type frameWriter struct {
+	conn   *tcpConn
+	buffer []byte
+	frames uint64
+	size   int // bytes of the queue that the buffer stands for
+	err    error
+
+	// Bytes of streams' queues, by stream: neighbours mostly share one.
+	stream      *tcpStream
+	streamBytes int
+}
+
+// add encodes a frame, unless it was dropped, and writes the buffer once that
+// is worth it.
+func (w *frameWriter) add(out *outgoing) {
+	if w.err != nil {
+		return
+	}
+	w.size += out.size
+	if call := out.call; call != nil {
+		if call.stream != w.stream {
+			w.settleStream()
+			w.stream = call.stream
+		}
+		if call.stream != nil {
+			w.streamBytes += out.size
+		}
+		if !call.state.CompareAndSwap(callQueued, callSent) {
+			return
+		}
+	}
+	start := len(w.buffer)
+	if err := w.encode(out); err != nil {
+		w.buffer = w.buffer[:start]
+		w.rejected(out, err)
+		return
+	}
+	w.frames++
+	if len(w.buffer) >= writePiece {
+		w.flush()
+	}
+}
+
+func (w *frameWriter) encode(out *outgoing) (err error) {
+	start := len(w.buffer)
+	w.buffer = wire.BeginFrame(w.buffer, out.kind, out.id)
+	switch {
+	case out.body != nil:
+		buffer, err := out.body.AppendBinary(w.buffer)
+		if err != nil {
+			return err
+		}
+		w.buffer = buffer
+	case out.kind == kindAlive:
+		w.buffer = wire.AppendArrayLen(w.buffer, 0)
+	default:
+		w.buffer = wire.AppendArrayLen(w.buffer, 2)
+		w.buffer = wire.AppendUint(w.buffer, uint64(out.code))
+		w.buffer = wire.AppendString(w.buffer, out.text)
+	}
+	return wire.EndFrame(w.buffer, start)
+}
+
+// rejected deals with a message that cannot be encoded: nothing of it was sent.
+func (w *frameWriter) rejected(out *outgoing, err error) {
+	c := w.conn
+	if errors.Is(err, wire.ErrFrameTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	switch {
+	case out.call == nil: // a response
+		w.add(&outgoing{kind: kindError, id: out.id, code: CodeOf(err), text: err.Error()[:min(len(err.Error()), maxErrorText)]})
+	case out.call.stream != nil: // its later requests must not overtake this one
+		w.err = fmt.Errorf("cannot send a request: %w", err)
+	default:
+		c.mu.Lock()
+		_, waiting := c.calls[out.id]
+		delete(c.calls, out.id)
+		c.mu.Unlock()
+		if waiting {
+			out.call.err = err
+			close(out.call.done)
+		}
+	}
+}
+
+// flush writes the buffer, each piece under its own deadline, so that a large
+// frame passes a slow link and a stuck one is noticed.
+func (w *frameWriter) flush() {
+	c := w.conn
+	for rest := w.buffer; len(rest) > 0 && w.err == nil; {
+		piece := rest[:min(len(rest), writePiece)]
+		err := c.socket.SetWriteDeadline(time.Now().Add(c.transport.timeout))
+		if err == nil {
+			_, err = c.socket.Write(piece)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("the peer took nothing for %v: %w", c.transport.timeout, err)
+		}
+		w.err = err
+		rest = rest[len(piece):]
+	}
+	c.transport.stats.framesSent.Add(w.frames)
+	c.transport.stats.bytesSent.Add(uint64(len(w.buffer)))
+	c.mu.Lock()
+	c.queued -= w.size
+	c.mu.Unlock()
+	w.settleStream()
+	w.frames, w.size = 0, 0
+	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
+		w.buffer = nil
+	}
+}
+
+// settleStream gives bytes back to the queue of the stream that they are from.
+func (w *frameWriter) settleStream() {
+	if w.stream != nil {
+		w.stream.written(w.streamBytes)
+	}
+	w.stream, w.streamBytes = nil, 0
+}
+
+// callBound bounds the requests of one kind that are running. Only the reader takes.
+type callBound struct {
+	maxCalls, maxBytes int64 // maxBytes 0: no bound but the receive budget
+	calls, bytes       atomic.Int64
+}
+
+func (b *callBound) take(size int) bool {
+	running, bytes := b.calls.Load(), b.bytes.Load()
+	if running >= b.maxCalls || (b.maxBytes > 0 && bytes > 0 && bytes+int64(size) > b.maxBytes) {
+		return false
+	}
+	b.calls.Add(1)
+	b.bytes.Add(int64(size))
+	return true
+}
+
+func (b *callBound) give(size int) {
+	b.calls.Add(-1)
+	b.bytes.Add(-int64(size))
+}
