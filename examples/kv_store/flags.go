@@ -20,7 +20,8 @@ const usage = `Usage:
   kv_store -id a -raft 127.0.0.1:5001 -http 127.0.0.1:8001 -peers a=127.0.0.1:5001=127.0.0.1:8001,...
 
 All data is in memory. A node that was stopped or killed must not be started
-again while the others run: they turn it away, since it has lost its vote.
+again while the others run: it has forgotten its vote and its log, so they do
+not count it any more.
 
 `
 

@@ -165,7 +165,9 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &notLeader) && a.web[notLeader.Leader] != "":
 		// 307 and not 301 or 302: the client must keep the method and the body.
 		leader := a.web[notLeader.Leader]
-		w.Header().Set("Location", "http://"+leader+r.URL.RequestURI())
+		// Clients resolve "/.." in a Location, which is part of a key here.
+		path := strings.ReplaceAll(r.URL.RequestURI(), "/.", "/%2E")
+		w.Header().Set("Location", "http://"+leader+path)
 		refuse(w, http.StatusTemporaryRedirect, fmt.Errorf("%s leads: ask http://%s (curl -L does)", notLeader.Leader, leader))
 	case errors.Is(err, raft.ErrTooLarge):
 		refuse(w, http.StatusRequestEntityTooLarge, err)

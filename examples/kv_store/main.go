@@ -19,8 +19,8 @@
 //	go run ./examples/kv_store -id b
 //	go run ./examples/kv_store -id c
 //
-// All data is in memory in this version. A process that has ended must not be
-// started again while the others run: see [newReplica].
+// All data is in memory in this version. A node whose process has ended, cleanly
+// or not, must not be started again while the others run: see newReplica.
 package main
 
 import (
@@ -149,9 +149,9 @@ type replica struct {
 //
 // Its storage is in memory, so what the node has promised, its vote above all,
 // is gone with the process. A node that came back empty under its old id could
-// vote twice in one term, and two leaders could be elected: that is why the
-// others turn it away, and why an id must not be used again until the whole
-// cluster has been stopped.
+// vote twice in one term, and two leaders could be elected. So the others do not
+// count a node that has lost its memory: they refuse its votes and its
+// acknowledgements until the whole cluster has been stopped.
 func newReplica(o options, id raft.NodeID, transport raft.Transport, logger *zap.Logger) (*replica, error) {
 	config := o.config(id)
 	config.Logger = logger.Named(string(id))
@@ -206,8 +206,8 @@ func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 	if len(o.local) < len(o.members) {
 		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve.\n",
 			o.local[0].id, len(o.members)/2+1, len(o.members))
-		fmt.Fprintln(&b, "Do not start a node again that was stopped or killed: it would come back without its")
-		fmt.Fprintln(&b, "memory, and the others turn it away. Stop all of them first.")
+		fmt.Fprintln(&b, "Do not start a node again that was stopped or killed: it comes back without its")
+		fmt.Fprintln(&b, "memory, and the others do not count it any more. Stop all of them first.")
 	}
 	fmt.Fprintln(&b)
 	io.WriteString(stdout, b.String())

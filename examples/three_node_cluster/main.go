@@ -113,13 +113,13 @@ type story struct {
 	acknowledged []string      // commands that are certainly applied
 }
 
-// step begins a step of the story.
+// step begins a step of the story, unless ctx has ended.
 func (s *story) step(ctx context.Context, format string, args ...any) {
 	select {
-	case <-time.After(s.pause):
 	case <-ctx.Done():
+	case <-time.After(s.pause):
+		s.tell(format, args...)
 	}
-	s.tell(format, args...)
 }
 
 // tell prints a paragraph of the story, apart from the lines of the log. One
