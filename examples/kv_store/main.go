@@ -135,7 +135,7 @@ func listenAll(o options) (map[string]net.Listener, error) {
 	for _, l := range listeners {
 		l.Close()
 	}
-	return nil, fmt.Errorf("%w\nIf another program uses a port, choose others with -peers (see -help).", errors.Join(problems...))
+	return nil, fmt.Errorf("%w\nif another program uses a port, choose others with -peers, see -help", errors.Join(problems...))
 }
 
 // replica is one node of the cluster with its HTTP server.

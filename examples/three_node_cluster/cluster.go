@@ -116,7 +116,7 @@ func (c *cluster) start(id raft.NodeID) error {
 	// other troubles.
 	listener, err := net.Listen("tcp", c.peers[id])
 	if err != nil {
-		return fmt.Errorf("%s: %w\nIf another program uses the port, choose others with -base-port", id, err)
+		return fmt.Errorf("%s: %w\nif another program uses the port, choose others with -base-port", id, err)
 	}
 	config := raft.NewConfig(id, c.peers[id], c.peers)
 	config.Storage = c.disks[id]
