@@ -149,9 +149,10 @@ type replica struct {
 //
 // Its storage is in memory, so what the node has promised, its vote above all,
 // is gone with the process. A node that came back empty under its old id could
-// vote twice in one term, and two leaders could be elected. So the others do not
-// count a node that has lost its memory: they refuse its votes and its
-// acknowledgements until the whole cluster has been stopped.
+// vote twice in one term, or help to elect a leader that lacks what it had
+// acknowledged. Peers that met it before notice, and do not count it any more.
+// That is a safety net and no licence: do not bring it back before the whole
+// cluster has been stopped.
 func newReplica(o options, id raft.NodeID, transport raft.Transport, logger *zap.Logger) (*replica, error) {
 	config := o.config(id)
 	config.Logger = logger.Named(string(id))
