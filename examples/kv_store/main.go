@@ -93,7 +93,9 @@ func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer)
 	var replicas []*replica
 	for _, m := range o.local {
 		transport := raft.NewTCPTransport(o.peers(), transportTimeout, raft.WithListener(listeners[m.raft]))
-		r, err := newReplica(o, m.id, transport, logger)
+		config := o.config(m.id)
+		config.Logger = logger.Named(string(m.id))
+		r, err := newReplica(config, o.webs(), transport)
 		if err != nil {
 			return err // parseFlags has checked it: a mistake in this program
 		}
@@ -140,7 +142,6 @@ func listenAll(o options) (map[string]net.Listener, error) {
 
 // replica is one node of the cluster with its HTTP server.
 type replica struct {
-	id   raft.NodeID
 	node *raft.Node
 	web  *http.Server
 }
@@ -153,15 +154,13 @@ type replica struct {
 // acknowledged. Peers that met it before notice, and do not count it any more.
 // That is a safety net and no licence: do not bring it back before the whole
 // cluster has been stopped.
-func newReplica(o options, id raft.NodeID, transport raft.Transport, logger *zap.Logger) (*replica, error) {
-	config := o.config(id)
-	config.Logger = logger.Named(string(id))
+func newReplica(config raft.Config, web map[raft.NodeID]string, transport raft.Transport) (*replica, error) {
 	node, err := raft.NewNode(config, newStore(), transport)
 	if err != nil {
 		return nil, err
 	}
-	return &replica{id, node, &http.Server{
-		Handler: &api{node: node, web: o.webs(), timeout: requestTimeout},
+	return &replica{node, &http.Server{
+		Handler: &api{node: node, web: web, timeout: requestTimeout},
 		// No client may hold a connection for ever.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       20 * time.Second,
