@@ -22,7 +22,8 @@ type Config struct {
 	Address string
 
 	// Peers are the first members of the cluster, this node included, the same
-	// on each founding node. It is used only while the storage is empty.
+	// on each founding node, addresses included: nodes founded with different
+	// Peers refuse each other. It is used only while the storage is empty.
 	Peers map[NodeID]string
 
 	// Cluster is the cluster's name. It is part of the cluster's fingerprint,

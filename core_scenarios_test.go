@@ -476,7 +476,8 @@ func TestL10BatchesHaveNoGaps(t *testing.T) {
 		r.crown("a")
 		r.acknowledge("a", "b", 2)
 		var commands []string
-		for _, size := range []int{1, limit - entrySize(limit) + limit - 1, limit - entrySize(limit) + limit, limit - entrySize(limit) + limit + 1, 1} {
+		full := limit - (entrySize(limit) - limit) // the command that fills a batch
+		for _, size := range []int{1, full - 1, full, full + 1, 1} {
 			commands = append(commands, strings.Repeat("x", size))
 		}
 		mail[*AppendEntries](r, "a", "b")
@@ -817,7 +818,7 @@ func TestD15NodeWithAHangingDiskDoesNotCampaign(t *testing.T) {
 	r.pass(10 * wait)
 	require.Equal(t, Follower, r.core("b").role)
 	require.Empty(t, r.take("b", "a"))
-	require.True(t, r.told("b", "stay follower"))
+	require.True(t, r.told("b", "do not campaign"))
 	r.resume("b")
 	r.pass(2 * wait)
 	require.Equal(t, PreCandidate, r.core("b").role)

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -137,7 +138,7 @@ func (d *driver) admit(now time.Duration, event any) {
 	case voteRequested:
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
 	case heartbeatArrived:
-		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+		d.admitRequest(now, e.request.Header, cmp.Or(e.request.valid(), d.checkOwnDisk(e.request)), e.respond, event)
 	case appendArrived:
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
 	case voteAnswered:
@@ -198,6 +199,16 @@ func (d *driver) checkHeader(h Header) error {
 	}
 	_, err := c.meet(h.From, h.Incarnation)
 	return err
+}
+
+// checkOwnDisk finds out that this node is the one that came back with another
+// disk: its leader counts nothing that it says, and there is no use in following.
+func (d *driver) checkOwnDisk(r *Heartbeat) error {
+	own := d.core.settings.incarnation
+	if r.ReceiverIncarnation == 0 || r.ReceiverIncarnation == own {
+		return nil
+	}
+	return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or a new name", ErrOtherDisk, r.From, d.core.settings.id, r.ReceiverIncarnation, own)
 }
 
 // admitResponse lets a member's answer count once the record of the first
@@ -435,11 +446,21 @@ func (d *driver) clone() *driver {
 // hash returns a digest of the state that later steps depend on.
 func (d *driver) hash() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.deferred))
-	for _, r := range d.requests {
-		fmt.Fprintln(h, r.to, r.term, r.promise)
+	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.replies), len(d.appendReplies), d.rejected)
+	for _, e := range d.deferred {
+		switch a := e.event.(type) { // the response on its own, so that it is printed and not its address
+		case voteAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.preVote, a.response)
+		case heartbeatAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
+		case appendAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
+		}
 	}
-	for _, r := range append(slices.Clone(d.replies), d.appendReplies...) {
+	for _, r := range d.requests {
+		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
+	}
+	for _, r := range slices.Concat(d.replies, d.appendReplies) {
 		fmt.Fprintln(h, r.term, r.promise, r.response)
 	}
 	for _, w := range d.waiting {

@@ -130,7 +130,7 @@ func (c *core) answerVote(e voteRequested, response *VoteResponse) {
 // request of this very (pre-)election says anything about it.
 func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.response != nil && e.response.Term > c.currentTerm {
-		asking := c.role == PreCandidate
+		asking := c.role == PreCandidate && e.preVote
 		c.tell("become follower", e.from, "it is in term %d", e.response.Term)
 		c.becomeFollower(now, e.response.Term, "")
 		if asking {
@@ -208,7 +208,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	for _, p := range c.peers {
 		c.send(p.id, &Heartbeat{
 			Header: c.header(p.id), Term: c.currentTerm, Commit: min(c.commitIndex, p.match),
-			Round: c.round, LeaderAddress: c.settings.address,
+			Round: c.round, LeaderAddress: c.settings.address, ReceiverIncarnation: c.metAs(p.id),
 		}, promise{})
 	}
 }

@@ -30,7 +30,7 @@ type inbox struct {
 type batch struct {
 	body      []byte
 	proposals []proposal
-	withdrawn int // proposals whose callers have left
+	withdrawn int // bytes of proposals whose callers have left
 
 	taken bool // guarded by the inbox's mu: it is with the loop now
 	// first and term say where the batch stands in the log, once it does.
@@ -236,8 +236,17 @@ func (q *inbox) withdraw(w *waiter) bool {
 	if b.taken {
 		return false
 	}
+	start := 0
+	if w.position > 0 {
+		start = b.proposals[w.position-1].end
+	}
 	b.proposals[w.position].wait = nil
-	b.withdrawn++
+	b.withdrawn += b.proposals[w.position].end - start
+	if 2*b.withdrawn > len(b.body) {
+		q.pending -= b.withdrawn
+		b.compact()
+		q.grantRoom()
+	}
 	return true
 }
 

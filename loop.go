@@ -94,7 +94,7 @@ func (l *loop) serve(ctx context.Context) error {
 // carryOut hands work to the goroutines that do it.
 func (l *loop) carryOut(w work) error {
 	for _, note := range w.notes {
-		l.node.log.Info(note.action, zap.String("peer", string(note.peer)), zap.String("because", note.fact), zap.Uint64("term", uint64(note.term)))
+		l.tell(note)
 	}
 	if w.failure != nil {
 		l.answer(w.replies)
@@ -123,6 +123,15 @@ func (l *loop) carryOut(w work) error {
 	}
 	l.publish()
 	return nil
+}
+
+// tell logs a note.
+func (l *loop) tell(n note) {
+	fields := []zap.Field{zap.String("because", n.fact), zap.Uint64("term", uint64(n.term))}
+	if n.peer != "" {
+		fields = append([]zap.Field{zap.String("peer", string(n.peer))}, fields...)
+	}
+	l.node.log.Info(n.action, fields...)
 }
 
 func (l *loop) answer(replies []reply) {

@@ -162,6 +162,16 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	return c.lastMet <= c.durable, nil
 }
 
+// metAs returns the incarnation in which a member was first met, 0 if it was not.
+func (c *core) metAs(id NodeID) uint64 {
+	for _, contact := range c.contacts {
+		if contact.ID == id {
+			return contact.Incarnation
+		}
+	}
+	return 0
+}
+
 // sortedKeys returns the keys of m in order, so that no order of map iteration
 // leaks into anything.
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {

@@ -64,6 +64,9 @@ type Heartbeat struct {
 	Commit        Index
 	Round         uint64 // counts the leader's rounds of heartbeats
 	LeaderAddress string
+	// ReceiverIncarnation is the one in which the leader met the receiver; 0: it
+	// has not yet. A node that came back with another disk learns it this way.
+	ReceiverIncarnation uint64
 }
 
 // HeartbeatResponse answers a Heartbeat.

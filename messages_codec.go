@@ -279,6 +279,7 @@ func (m *Heartbeat) fields(c *codec) {
 	number(c, &m.Commit)
 	number(c, &m.Round)
 	c.address(&m.LeaderAddress)
+	number(c, &m.ReceiverIncarnation)
 }
 
 func (m *HeartbeatResponse) fields(c *codec) {

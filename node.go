@@ -42,7 +42,8 @@ type Node struct {
 // NewNode checks the configuration and returns a node that is ready to run. It
 // does no I/O. The error matches [ErrConfig] and names every problem.
 //
-// The node owns the transport from then on and closes it.
+// The node owns the transport from then on and closes it. With an error the
+// transport is still the caller's.
 func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {

@@ -475,13 +475,7 @@ func (c *core) hash() uint64 {
 		}
 	}
 	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }
-	flag := func(v bool) {
-		if v {
-			number(1)
-		} else {
-			number(0)
-		}
-	}
+	flag := func(v bool) { number(bit(v)) }
 	chance, _ := c.chance.MarshalBinary()
 	text(string(chance))
 	text(string(c.settings.id))
@@ -499,6 +493,7 @@ func (c *core) hash() uint64 {
 	}
 	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil))
 	text(string(c.leader))
+	text(c.leaderAddress)
 	flag(c.heardLeader)
 	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
 	for _, id := range sortedKeys(c.ballots) {
@@ -512,6 +507,13 @@ func (c *core) hash() uint64 {
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum64()
+}
+
+func bit(v bool) uint64 {
+	if v {
+		return 1
+	}
+	return 0
 }
 
 // checkInvariants panics if the state is one that no correct node is ever in.

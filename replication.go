@@ -51,10 +51,7 @@ func (p *progress) numbers() []uint64 {
 	for _, f := range p.inflight {
 		n = append(n, uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
-	if p.probing {
-		n = append(n, 1)
-	}
-	return n
+	return append(n, bit(p.probing), bit(p.otherDisk))
 }
 
 // land forgets what is in flight up to an index.

@@ -38,9 +38,10 @@ type rig struct {
 	table []*packet // in the order of sending
 	gone  map[link]bool
 	held  map[link]bool
-	late  func() time.Duration // how long a message takes; nil: no time
-	tune  func(*coreSettings)  // changes the settings of nodes started from now on
-	queue int                  // maxUnappliedBytes
+	late  func() time.Duration       // how long a message takes; nil: no time
+	tune  func(*coreSettings)        // changes the settings of nodes started from now on
+	watch func(*rigNode, step, work) // sees every advance, if set
+	queue int                        // maxUnappliedBytes
 
 	fingerprint [16]byte
 
@@ -289,7 +290,11 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 	if n.driver == nil {
 		return
 	}
+	deadline := n.driver.core.electionDeadline
 	w := n.driver.advance(n.rig.now, events, batches)
+	if n.rig.watch != nil {
+		n.rig.watch(n, step{n.rig.now, deadline, events, batches}, w)
+	}
 	n.notes = append(n.notes, w.notes...)
 	if w.save != nil {
 		require.Nil(n.rig.t, n.saving, "a write is handed out while one is under way")

@@ -1,0 +1,171 @@
+package raft
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// step is what one advance was given.
+type step struct {
+	now     time.Duration
+	wait    time.Duration // the end of the election wait, which timeOut moves
+	events  []any
+	batches []*batch
+}
+
+// describe says what an advance led to, for comparison.
+func describe(w work) string {
+	text := fmt.Sprintln(w.resets, w.notes, w.failure)
+	if w.save != nil {
+		text += fmt.Sprintln(w.save.HardState, w.save.Commit, termsOf(w.save.Entries))
+	}
+	if w.apply != nil {
+		text += fmt.Sprintln("apply", w.apply.entries.First(), w.apply.entries.last())
+	}
+	for _, r := range w.requests {
+		text += fmt.Sprintf("to %s %T %+v\n", r.to, r.message, r.message)
+	}
+	for _, r := range w.replies {
+		text += fmt.Sprintf("reply %T %+v\n", r.response, r.response)
+	}
+	for _, f := range w.failed {
+		text += fmt.Sprintln("failed", f.first, f.term, len(f.proposals), f.err)
+	}
+	return text
+}
+
+// A clone is a world of its own: whatever happens to it never shows in the
+// original, and what happens to both alike leads to the same.
+func TestCloneIsIndependentAndActsAlike(t *testing.T) {
+	seeds := uint64(40)
+	if testing.Short() || raceEnabled {
+		seeds = 8
+	}
+	for seed := range seeds {
+		w := newWalk(t, seed, "a b c")
+		clones := map[NodeID]*driver{}
+		lives := map[NodeID]int{}
+		hashes := map[NodeID]uint64{}
+		record := func(n *rigNode, s step, out work) {
+			if clones[n.id] == nil || lives[n.id] != n.life {
+				return
+			}
+			require.Equal(t, hashes[n.id], clones[n.id].hash(), "seed %d: stepping the original changed the clone", seed)
+			clones[n.id].core.electionDeadline = s.wait
+			before := n.driver.hash()
+			require.Equal(t, describe(out), describe(clones[n.id].advance(s.now, s.events, s.batches)), "seed %d", seed)
+			require.Equal(t, before, n.driver.hash(), "seed %d: stepping the clone changed the original", seed)
+			require.Equal(t, before, clones[n.id].hash(), "seed %d: equal steps, equal hashes", seed)
+			hashes[n.id] = before
+		}
+		w.watch = record
+		for i := range 600 {
+			if i%50 == 0 {
+				clear(clones)
+				for _, id := range w.ids {
+					if w.up(id) {
+						clones[id] = w.node(id).driver.clone()
+						hashes[id], lives[id] = clones[id].hash(), w.node(id).life
+						require.Equal(t, w.node(id).driver.hash(), hashes[id])
+					}
+				}
+			}
+			w.act()
+		}
+	}
+}
+
+// Equal tests run equally: two walks of one seed end in the same states.
+func TestEqualWalksHaveEqualHashes(t *testing.T) {
+	for seed := range uint64(6) {
+		one, two := newWalk(t, seed, "a b c"), newWalk(t, seed, "a b c")
+		for i := range 500 {
+			one.act()
+			two.act()
+			for _, id := range one.ids {
+				require.Equal(t, one.up(id), two.up(id))
+				if one.up(id) {
+					require.Equal(t, one.node(id).driver.hash(), two.node(id).driver.hash(), "seed %d, action %d", seed, i)
+				}
+			}
+		}
+	}
+}
+
+// Each part of the state that later steps depend on shows in the hash.
+func TestHashShowsEveryPartOfTheState(t *testing.T) {
+	base := func() *driver {
+		r := leading(t, at{log: "1 1 2", term: 2, commit: 1})
+		r.propose("b", "x")
+		return r.node("b").driver
+	}
+	require.Equal(t, base().hash(), base().hash())
+	for name, change := range map[string]func(d *driver, c *core){
+		"currentTerm":      func(_ *driver, c *core) { c.currentTerm++ },
+		"votedFor":         func(_ *driver, c *core) { c.votedFor = "a" },
+		"contacts":         func(_ *driver, c *core) { c.contacts[0].Incarnation++ },
+		"remembered":       func(_ *driver, c *core) { c.remembered++ },
+		"durable":          func(_ *driver, c *core) { c.durable++ },
+		"writing":          func(_ *driver, c *core) { c.writing++ },
+		"lastMet":          func(_ *driver, c *core) { c.lastMet++ },
+		"writingSince":     func(_ *driver, c *core) { c.writingSince++ },
+		"isWriting":        func(_ *driver, c *core) { c.isWriting = !c.isWriting },
+		"log":              func(_ *driver, c *core) { c.log.truncate(4) },
+		"log.durable":      func(_ *driver, c *core) { c.log.durable++ },
+		"log.handed":       func(_ *driver, c *core) { c.log.handed-- },
+		"log.writing":      func(_ *driver, c *core) { c.log.writing-- },
+		"commitIndex":      func(_ *driver, c *core) { c.commitIndex++ },
+		"role":             func(_ *driver, c *core) { c.role = Candidate },
+		"leader":           func(_ *driver, c *core) { c.leader = "" },
+		"leaderAddress":    func(_ *driver, c *core) { c.leaderAddress = "elsewhere" },
+		"leaderContact":    func(_ *driver, c *core) { c.leaderContact++ },
+		"heardLeader":      func(_ *driver, c *core) { c.heardLeader = !c.heardLeader },
+		"quietUntil":       func(_ *driver, c *core) { c.quietUntil++ },
+		"electionDeadline": func(_ *driver, c *core) { c.electionDeadline++ },
+		"candidacy":        func(_ *driver, c *core) { c.candidacy++ },
+		"ballots":          func(_ *driver, c *core) { c.ballots["a"] = ballot{granted: true} },
+		"heartbeatDue":     func(_ *driver, c *core) { c.heartbeatDue++ },
+		"round":            func(_ *driver, c *core) { c.round++ },
+		"chance":           func(_ *driver, c *core) { c.drawElectionWait() },
+		"match":            func(_ *driver, c *core) { c.peers[0].match++ },
+		"next":             func(_ *driver, c *core) { c.peers[0].next++ },
+		"probing":          func(_ *driver, c *core) { c.peers[0].probing = !c.peers[0].probing },
+		"inflight":         func(_ *driver, c *core) { c.peers[0].inflight = nil },
+		"bytes":            func(_ *driver, c *core) { c.peers[0].bytes++ },
+		"sentCommit":       func(_ *driver, c *core) { c.peers[0].sentCommit++ },
+		"contact":          func(_ *driver, c *core) { c.peers[0].contact++ },
+		"retryAt":          func(_ *driver, c *core) { c.peers[0].retryAt++ },
+		"otherDisk":        func(_ *driver, c *core) { c.peers[0].otherDisk = true },
+		"applied":          func(d *driver, _ *core) { d.applied++ },
+		"appliedBytes":     func(d *driver, _ *core) { d.appliedBytes++ },
+		"applying":         func(d *driver, _ *core) { d.applying = !d.applying },
+		"waiting":          func(d *driver, _ *core) { d.waiting[0].first++ },
+		"rejected":         func(d *driver, _ *core) { d.rejected["a"] = "why" },
+		"deferred": func(d *driver, _ *core) {
+			d.deferred = []deferredEvent{{heartbeatAnswered{from: "a", term: 3, response: &HeartbeatResponse{Term: 3}}, 7}}
+		},
+		"requests": func(d *driver, _ *core) {
+			d.requests = []request{{to: "a", message: &VoteRequest{Term: 3}, term: 3}}
+		},
+		"a request's role": func(d *driver, _ *core) {
+			d.requests = []request{{to: "a", message: &VoteRequest{Term: 3}, term: 3, role: Candidate}}
+		},
+		"a request's message": func(d *driver, _ *core) {
+			d.requests = []request{{to: "a", message: &VoteRequest{Term: 4}, term: 3}}
+		},
+		"replies":       func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 1}}} },
+		"other replies": func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 2}}} },
+		"appendReplies": func(d *driver, _ *core) { d.appendReplies = []reply{{response: &AppendResponse{Match: 1}}} },
+	} {
+		d := base()
+		change(d, d.core)
+		require.NotEqual(t, base().hash(), d.hash(), name)
+	}
+	one, two := base(), base()
+	one.deferred = []deferredEvent{{heartbeatAnswered{from: "a", term: 3, response: &HeartbeatResponse{Term: 3}}, 7}}
+	two.deferred = []deferredEvent{{heartbeatAnswered{from: "a", term: 3, response: &HeartbeatResponse{Term: 4}}, 7}}
+	require.NotEqual(t, one.hash(), two.hash(), "what is deferred")
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+const defaultPeers = "a=127.0.0.1:5001=127.0.0.1:8001,b=127.0.0.1:5002=127.0.0.1:8002,c=127.0.0.1:5003=127.0.0.1:8003"
+
+const usage = `Usage:
+  kv_store                  three nodes in one process
+  kv_store -id a            one node of them; run the others in other terminals
+  kv_store -id a -raft 127.0.0.1:5001 -http 127.0.0.1:8001 -peers a=127.0.0.1:5001=127.0.0.1:8001,...
+
+All data is in memory. A node that was stopped or killed must not be started
+again while the others run: it has forgotten its vote and its log, so they do
+not count it any more.
+
+`
+
+// errHelp says that the usage was asked for, and has been printed.
+var errHelp = flag.ErrHelp
+
+// member is one node of the cluster.
+type member struct {
+	id   raft.NodeID
+	raft string // where the other nodes reach it
+	http string // where clients reach it
+}
+
+// options are what the flags say.
+type options struct {
+	members []member // the whole cluster, in the order of -peers
+	local   []member // those that this process runs
+}
+
+// config returns the configuration of one node.
+func (o options) config(id raft.NodeID) raft.Config {
+	peers := o.peers()
+	config := raft.NewConfig(id, peers[id], peers)
+	config.Storage = raft.NewMemoryStorage()
+	config.MaxCommandBytes = maxCommandBytes
+	return config
+}
+
+func (o options) peers() map[raft.NodeID]string {
+	peers := map[raft.NodeID]string{}
+	for _, m := range o.members {
+		peers[m.id] = m.raft
+	}
+	return peers
+}
+
+func (o options) webs() map[raft.NodeID]string {
+	webs := map[raft.NodeID]string{}
+	for _, m := range o.members {
+		webs[m.id] = m.http
+	}
+	return webs
+}
+
+// parseFlags reads the command line. If that does not work, it writes all
+// problems at once and the usage to stderr, and returns an error.
+func parseFlags(args []string, stderr io.Writer) (options, error) {
+	flags := flag.NewFlagSet("kv_store", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		io.WriteString(stderr, usage)
+		flags.PrintDefaults()
+	}
+	id := flags.String("id", "", "the `node` that this process runs; empty: all of them")
+	raftAddress := flags.String("raft", "", "`address` for the other nodes, as in -peers, which is the default")
+	httpAddress := flags.String("http", "", "`address` for clients, as in -peers, which is the default")
+	peers := flags.String("peers", defaultPeers, "all nodes, this one included, the same on each: `id=raft=http,...`")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err // the flag package has written it
+	}
+	var problems []error
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if flags.NArg() > 0 {
+		problem("%q: want flags only", flags.Args())
+	}
+	members, err := parsePeers(*peers)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	o := options{members: members, local: members}
+	if *id != "" {
+		if o.local = find(members, raft.NodeID(*id)); o.local == nil {
+			problem("-id %s: -peers has no such node", *id)
+		}
+	} else if *raftAddress != "" || *httpAddress != "" {
+		problem("-raft and -http go with -id; without it, -peers has the addresses")
+	}
+	for _, m := range o.local {
+		if *id != "" && *raftAddress != "" && *raftAddress != m.raft {
+			problem("-raft %s: -peers has node %s at %s", *raftAddress, m.id, m.raft)
+		}
+		if *id != "" && *httpAddress != "" && *httpAddress != m.http {
+			problem("-http %s: -peers has node %s at %s", *httpAddress, m.id, m.http)
+		}
+	}
+	if len(problems) == 0 {
+		return o, nil
+	}
+	err = errors.Join(problems...)
+	fmt.Fprintf(stderr, "kv_store: bad flags:\n  %s\n\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	flags.Usage()
+	return options{}, err
+}
+
+func find(members []member, id raft.NodeID) []member {
+	for _, m := range members {
+		if m.id == id {
+			return []member{m}
+		}
+	}
+	return nil
+}
+
+// parsePeers reads id=raft=http,... and reports every problem.
+func parsePeers(s string) ([]member, error) {
+	var members []member
+	var problems []error
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(s, ",") {
+		fields := strings.Split(part, "=")
+		if len(fields) != 3 {
+			problems = append(problems, fmt.Errorf("-peers: %q: want id=raft=http, such as a=127.0.0.1:5001=127.0.0.1:8001", part))
+			continue
+		}
+		for i, field := range fields {
+			if seen[field] && field != "" {
+				problems = append(problems, fmt.Errorf("-peers: %q occurs twice", field))
+			}
+			seen[field] = true
+			if err := checkAddress(field); i > 0 && err != nil {
+				problems = append(problems, fmt.Errorf("-peers: node %q: %w", fields[0], err))
+			}
+		}
+		members = append(members, member{raft.NodeID(fields[0]), fields[1], fields[2]})
+	}
+	if len(problems) > 0 {
+		return members, errors.Join(problems...)
+	}
+	// The rest is raft's business: it checks ids, for example. NewNode does no
+	// I/O, so making a node only for its error is cheap.
+	config := options{members: members}.config(members[0].id)
+	_, err := raft.NewNode(config, newStore(), raft.NewTCPTransport(nil, 0))
+	return members, err
+}
+
+// checkAddress wants a host, since it is where others connect to, and a port.
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
+		return fmt.Errorf("address %s: want a host and a port from 1 to 65535", address)
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+const (
+	// maxValueBytes is the size of the largest value.
+	maxValueBytes = 1 << 20
+
+	// maxHeaderBytes bounds the request line and the headers, and with them
+	// the key and the old value of a compare-and-set.
+	maxHeaderBytes = 64 << 10
+
+	// maxCommandBytes leaves room for a value and all that the headers may hold.
+	maxCommandBytes = maxValueBytes + 2*maxHeaderBytes
+)
+
+// api serves the store over HTTP.
+//
+//	GET    /kv/{key}            200 and the value, or 404
+//	PUT    /kv/{key}            sets the value to the body
+//	DELETE /kv/{key}            200, or 404
+//	POST   /kv/{key}?if=old     sets the value to the body if it is old now, else 409, or 404
+//	POST   /kv/{key}?if-absent  sets the value to the body if there is none, else 409
+//	GET    /status              what this node knows about the cluster
+//
+// The key is all that follows /kv/, percent-decoded: any bytes, but at least
+// one. Values are raw bytes too. The body of a 409 is the present value, so
+// that the caller can try again from there.
+//
+// Any node takes any request. One that does not lead answers 307 with the
+// leader's URL: curl -L and most HTTP clients follow it, with method and body.
+//
+// All other answers are JSON, with an outcome that says what a retry may do:
+//
+//	applied       it happened, on a majority of the nodes at least
+//	not_accepted  it did not happen and will not: a retry is safe
+//	unknown       it may happen or not: a retry may do it twice
+type api struct {
+	node    node
+	web     map[raft.NodeID]string // the HTTP address of each node
+	timeout time.Duration          // how long a request may wait for a majority
+}
+
+// node is what the api needs of a *raft.Node. An interface, so that tests can
+// make it fail.
+type node interface {
+	Propose(ctx context.Context, command []byte) (raft.Result, error)
+	Status() raft.Status
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// No http.ServeMux here: it would clean "/kv/a//b" and "/kv/..", which
+	// are keys like any other.
+	key, isKey := strings.CutPrefix(r.URL.Path, "/kv/")
+	switch {
+	case isKey:
+		a.serveKey(w, r, key)
+	case r.URL.Path == "/status":
+		a.serveStatus(w)
+	default:
+		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key} or /status"))
+	}
+}
+
+// serveKey turns the request into a command, has it replicated and applied, and
+// turns the reply into a response.
+func (a *api) serveKey(w http.ResponseWriter, r *http.Request, key string) {
+	c, status, err := readCommand(w, r, key)
+	if err != nil {
+		refuse(w, status, err)
+		return
+	}
+	// Without a majority a proposal would wait for ever: bound it.
+	ctx, cancel := context.WithTimeout(r.Context(), a.timeout)
+	defer cancel()
+	result, err := a.node.Propose(ctx, c.encode())
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	re, err := decodeReply(result.Response)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	switch {
+	case re.outcome == outcomeAbsent:
+		answer(w, http.StatusNotFound, body{Outcome: "applied", Index: result.Index, Error: "the key is absent"})
+	case re.outcome == outcomeConflict:
+		writeValue(w, http.StatusConflict, re.value)
+	case c.op == opGet:
+		writeValue(w, http.StatusOK, re.value)
+	default:
+		answer(w, http.StatusOK, body{Outcome: "applied", Index: result.Index})
+	}
+}
+
+// readCommand returns the command that a request stands for, or an error with
+// its HTTP status.
+func readCommand(w http.ResponseWriter, r *http.Request, key string) (command, int, error) {
+	c := command{key: key}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	switch {
+	case key == "":
+		return c, http.StatusBadRequest, errors.New("the key is empty: want /kv/{key}")
+	case err != nil:
+		return c, http.StatusBadRequest, fmt.Errorf("the query does not parse: %w", err)
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		c.op = opGet
+	case http.MethodPut:
+		c.op = opSet
+	case http.MethodDelete:
+		c.op = opDelete
+	case http.MethodPost:
+		switch {
+		case len(query) == 1 && len(query["if"]) == 1:
+			c.op, c.old = opSwap, []byte(query.Get("if"))
+		case len(query) == 1 && query.Has("if-absent"):
+			c.op = opCreate
+		default:
+			return c, http.StatusBadRequest, errors.New("POST wants either ?if=old or ?if-absent; PUT sets a value whatever is there")
+		}
+	default:
+		w.Header().Set("Allow", "GET, HEAD, PUT, POST, DELETE")
+		return c, http.StatusMethodNotAllowed, fmt.Errorf("method %s is not served here", r.Method)
+	}
+	if c.op != opSwap && c.op != opCreate && len(query) > 0 {
+		// To ignore a condition would be to overwrite what it protects.
+		return c, http.StatusBadRequest, fmt.Errorf("%s takes no parameters: conditions go with POST", r.Method)
+	}
+	if c.op == opGet || c.op == opDelete {
+		return c, 0, nil
+	}
+	c.value, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxValueBytes))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return c, http.StatusRequestEntityTooLarge, fmt.Errorf("the value is too large: want at most %d bytes", tooLarge.Limit)
+	case err != nil:
+		return c, http.StatusBadRequest, fmt.Errorf("the body cannot be read: %w", err)
+	}
+	return c, 0, nil
+}
+
+// fail answers a request whose command has no reply. What raft's errors promise
+// is passed on: not_accepted only if a retry is safe.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var notLeader *raft.NotLeaderError
+	var refused *raft.ApplyError
+	switch {
+	case errors.As(err, &notLeader) && a.web[notLeader.Leader] != "":
+		// 307 and not 301 or 302: the client must keep the method and the body.
+		leader := a.web[notLeader.Leader]
+		// Clients resolve "/.." in a Location, which is part of a key here.
+		path := strings.ReplaceAll(r.URL.RequestURI(), "/.", "/%2E")
+		w.Header().Set("Location", "http://"+leader+path)
+		refuse(w, http.StatusTemporaryRedirect, fmt.Errorf("%s leads: ask http://%s (curl -L does)", notLeader.Leader, leader))
+	case errors.Is(err, raft.ErrTooLarge):
+		refuse(w, http.StatusRequestEntityTooLarge, err)
+	case errors.Is(err, raft.ErrNotAccepted):
+		w.Header().Set("Retry-After", "1") // seconds: about two elections
+		refuse(w, http.StatusServiceUnavailable, err)
+	case errors.As(err, &refused):
+		answer(w, http.StatusInternalServerError, body{Outcome: "applied", Index: refused.Index, Error: err.Error()})
+	default:
+		answer(w, http.StatusGatewayTimeout, body{Outcome: "unknown", Error: err.Error()})
+	}
+}
+
+// serveStatus shows what this node knows, which is not linearizable: another
+// node may know more.
+func (a *api) serveStatus(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ") // for people
+	e.Encode(struct {
+		raft.Status
+		HTTP map[raft.NodeID]string `json:"http"`
+	}{a.node.Status(), a.web})
+}
+
+// body is the JSON of every answer that is not a value.
+type body struct {
+	Outcome string     `json:"outcome"`
+	Index   raft.Index `json:"index,omitempty"` // where the command stands in the log
+	Error   string     `json:"error,omitempty"`
+}
+
+// refuse answers a request that changed nothing and never will.
+func refuse(w http.ResponseWriter, status int, err error) {
+	answer(w, status, body{Outcome: "not_accepted", Error: err.Error()})
+}
+
+func answer(w http.ResponseWriter, status int, b body) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.Encode(b) // an error means that the client has gone
+}
+
+func writeValue(w http.ResponseWriter, status int, value []byte) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.WriteHeader(status)
+	w.Write(value) // an error means that the client has gone
+}

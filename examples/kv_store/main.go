@@ -1,0 +1,244 @@
+// Command kv_store is a replicated key-value store with an HTTP API, the
+// example to copy from:
+//
+//	store.go  the state machine: what is replicated
+//	http.go   the API: requests become commands, errors become status codes
+//	main.go   the wiring of both to raft, start and stop
+//	flags.go  the command line
+//
+// Without flags it runs a cluster of three nodes in one process:
+//
+//	go run ./examples/kv_store
+//	curl -L -X PUT -d world http://127.0.0.1:8001/kv/hello
+//	curl -L http://127.0.0.1:8002/kv/hello
+//
+// With -id it runs one node, so that three terminals make a cluster whose
+// processes can be killed:
+//
+//	go run ./examples/kv_store -id a
+//	go run ./examples/kv_store -id b
+//	go run ./examples/kv_store -id c
+//
+// All data is in memory in this version. A node whose process has ended, cleanly
+// or not, must not be started again while the others run: see newReplica.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+const (
+	// requestTimeout bounds how long a request waits for a majority.
+	requestTimeout = 5 * time.Second
+
+	// stopTimeout bounds a clean stop: a little longer than a request.
+	stopTimeout = requestTimeout + time.Second
+
+	// transportTimeout is what the transport gives a peer to answer; an
+	// election timeout, by default 500 ms, is right.
+	transportTimeout = 500 * time.Millisecond
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit status: 0 after Ctrl-C or SIGTERM, 1 if something
+// failed, 2 for bad flags.
+func run(args []string, stdout, stderr io.Writer) int {
+	o, err := parseFlags(args, stderr)
+	switch {
+	case errors.Is(err, errHelp):
+		return 0
+	case err != nil:
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+
+	if err := serve(ctx, o, newLogger(stderr), stdout); err != nil {
+		fmt.Fprintf(stderr, "kv_store: %v\n", err)
+		return 1
+	}
+	fmt.Fprintln(stdout, "Stopped. The data is gone: this version keeps it in memory.")
+	return 0
+}
+
+// serve runs the local nodes until ctx ends or one of them fails.
+func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer) error {
+	// All ports first: either the whole program starts, or nothing of it.
+	listeners, err := listenAll(o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var replicas []*replica
+	for _, m := range o.local {
+		transport := raft.NewTCPTransport(o.peers(), transportTimeout, raft.WithListener(listeners[m.raft]))
+		config := o.config(m.id)
+		config.Logger = logger.Named(string(m.id))
+		r, err := newReplica(config, o.webs(), transport)
+		if err != nil {
+			return err // parseFlags has checked it: a mistake in this program
+		}
+		replicas = append(replicas, r)
+	}
+	var running sync.WaitGroup
+	errs := make([]error, len(replicas))
+	for i, r := range replicas {
+		running.Go(func() {
+			errs[i] = r.run(ctx, listeners[o.local[i].http])
+			cancel() // all or none
+		})
+	}
+	greet(ctx, o, replicas[0].node, stdout)
+	<-ctx.Done()
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// listenAll opens every local port, or none and reports all that failed.
+func listenAll(o options) (map[string]net.Listener, error) {
+	listeners := map[string]net.Listener{}
+	var problems []error
+	listen := func(m member, use, address string) {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("node %s, %s: %w", m.id, use, err))
+			return
+		}
+		listeners[address] = l
+	}
+	for _, m := range o.local {
+		listen(m, "raft", m.raft)
+		listen(m, "http", m.http)
+	}
+	if len(problems) == 0 {
+		return listeners, nil
+	}
+	for _, l := range listeners {
+		l.Close()
+	}
+	return nil, fmt.Errorf("%w\nif another program uses a port, choose others with -peers, see -help", errors.Join(problems...))
+}
+
+// replica is one node of the cluster with its HTTP server.
+type replica struct {
+	node *raft.Node
+	web  *http.Server
+}
+
+// newReplica returns a replica that is ready to run. It starts nothing.
+//
+// Its storage is in memory, so what the node has promised, its vote above all,
+// is gone with the process. A node that came back empty under its old id could
+// vote twice in one term, or help to elect a leader that lacks what it had
+// acknowledged. Peers that met it before notice, and do not count it any more.
+// That is a safety net and no licence: do not bring it back before the whole
+// cluster has been stopped.
+func newReplica(config raft.Config, web map[raft.NodeID]string, transport raft.Transport) (*replica, error) {
+	node, err := raft.NewNode(config, newStore(), transport)
+	if err != nil {
+		return nil, err
+	}
+	return &replica{node, &http.Server{
+		Handler: &api{node: node, web: web, timeout: requestTimeout},
+		// No client may hold a connection for ever.
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       20 * time.Second,
+		WriteTimeout:      20*time.Second + requestTimeout,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          zap.NewStdLog(config.Logger.Named("http")),
+	}}, nil
+}
+
+// run serves until ctx ends, and returns nil then, or until something fails.
+func (r *replica) run(ctx context.Context, listener net.Listener) error {
+	ended := make(chan error, 2)
+	// Not Run(ctx): its end would be abrupt. Stop ends the node below.
+	go func() { ended <- r.node.Run(context.Background()) }()
+	go func() { ended <- r.web.Serve(listener) }()
+	var err error
+	waiting := 2
+	select {
+	case <-ctx.Done():
+	case err = <-ended: // either failed: neither returns on its own otherwise
+		waiting--
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	// First the requests that are under way, while the node still serves them.
+	if e := r.web.Shutdown(ctx); e != nil {
+		r.web.Close()
+	}
+	err = errors.Join(err, r.node.Stop(ctx))
+	for range waiting {
+		if e := <-ended; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// greet says what to try, once there is a leader.
+func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
+	var b strings.Builder
+	fmt.Fprintln(&b, "\nA replicated key-value store. All data is in memory and gone when the processes end.")
+	if len(o.local) < len(o.members) {
+		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve.\n",
+			o.local[0].id, len(o.members)/2+1, len(o.members))
+		fmt.Fprintln(&b, "Do not start a node again that was stopped or killed: it comes back without its")
+		fmt.Fprintln(&b, "memory, and the others do not count it any more. Stop all of them first.")
+	}
+	fmt.Fprintln(&b)
+	io.WriteString(stdout, b.String())
+
+	for l := range node.WatchLeader(ctx) { // its channel is closed when ctx ends
+		if l.Leader != "" {
+			fmt.Fprintf(stdout, "\nNode %s leads. Try, on any node (-L follows it to the leader):\n\n%s\nCtrl-C stops.\n\n", l.Leader, curls(o.members))
+			return
+		}
+	}
+}
+
+// curls returns commands to try.
+func curls(members []member) string {
+	at := func(i int) string { return "http://" + members[i%len(members)].http }
+	return strings.Join([]string{
+		"  curl -L -X PUT -d world " + at(0) + "/kv/hello",
+		"  curl -L " + at(1) + "/kv/hello; echo",
+		"  curl -L -d moon '" + at(2) + "/kv/hello?if=world'",
+		"  curl -L -d 1 '" + at(0) + "/kv/counter?if-absent'",
+		"  curl -L -X DELETE " + at(1) + "/kv/hello",
+		"  curl " + at(2) + "/status",
+		"",
+	}, "\n")
+}
+
+// newLogger returns a logger for people: short times, the node first.
+func newLogger(w io.Writer) *zap.Logger {
+	config := zap.NewDevelopmentEncoderConfig()
+	config.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+	config.CallerKey, config.StacktraceKey = zapcore.OmitKey, zapcore.OmitKey
+	config.ConsoleSeparator = "  "
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(config), zapcore.Lock(zapcore.AddSync(w)), zap.InfoLevel))
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// apply executes commands on s and returns their replies as text.
+func apply(t *testing.T, s *store, commands ...command) (replies []string) {
+	for _, c := range commands {
+		response, err := s.Apply(c.encode())
+		require.NoError(t, err)
+		r, err := decodeReply(response)
+		require.NoError(t, err)
+		replies = append(replies, show(r))
+	}
+	return replies
+}
+
+func show(r reply) string {
+	name := map[outcome]string{outcomeDone: "done", outcomeAbsent: "absent", outcomeConflict: "conflict"}[r.outcome]
+	if len(r.value) > 0 {
+		name += " " + string(r.value)
+	}
+	return name
+}
+
+func get(key string) command        { return command{op: opGet, key: key} }
+func set(key, value string) command { return command{op: opSet, key: key, value: []byte(value)} }
+func remove(key string) command     { return command{op: opDelete, key: key} }
+func create(key, value string) command {
+	return command{op: opCreate, key: key, value: []byte(value)}
+}
+func swap(key, old, value string) command {
+	return command{op: opSwap, key: key, old: []byte(old), value: []byte(value)}
+}
+
+func TestStore(t *testing.T) {
+	tests := map[string]struct {
+		commands []command
+		want     []string
+	}{
+		"get nothing":            {[]command{get("k")}, []string{"absent"}},
+		"set and get":            {[]command{set("k", "v"), get("k")}, []string{"done", "done v"}},
+		"set twice":              {[]command{set("k", "v"), set("k", "w"), get("k")}, []string{"done", "done", "done w"}},
+		"keys are apart":         {[]command{set("k", "v"), get("K")}, []string{"done", "absent"}},
+		"delete":                 {[]command{set("k", "v"), remove("k"), get("k"), remove("k")}, []string{"done", "done", "absent", "absent"}},
+		"create":                 {[]command{create("k", "v"), create("k", "w"), get("k")}, []string{"done", "conflict v", "done v"}},
+		"create after delete":    {[]command{set("k", "v"), remove("k"), create("k", "w")}, []string{"done", "done", "done"}},
+		"swap":                   {[]command{set("k", "v"), swap("k", "v", "w"), get("k")}, []string{"done", "done", "done w"}},
+		"swap of another value":  {[]command{set("k", "v"), swap("k", "x", "w"), get("k")}, []string{"done", "conflict v", "done v"}},
+		"swap of nothing":        {[]command{swap("k", "", "w"), get("k")}, []string{"absent", "absent"}},
+		"swap of an empty value": {[]command{set("k", ""), swap("k", "", "w"), get("k")}, []string{"done", "done", "done w"}},
+		"an empty value exists":  {[]command{set("k", ""), get("k"), create("k", "w")}, []string{"done", "done", "conflict"}},
+		"keys that are not text": {[]command{set("\xff\x00/", "v"), get("\xff\x00/")}, []string{"done", "done v"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, test.want, apply(t, newStore(), test.commands...))
+		})
+	}
+}
+
+func TestStoreKeepsNothingOfACommand(t *testing.T) {
+	s := newStore()
+	data := set("k", "v").encode()
+	_, err := s.Apply(data)
+	require.NoError(t, err)
+	clear(data) // as raft may
+	require.Equal(t, []string{"done v"}, apply(t, s, get("k")))
+}
+
+func TestStoreRefusesCommandsThatMakeNoSense(t *testing.T) {
+	whole := swap("key", "old", "value").encode()
+	bad := map[string][]byte{
+		"unknown operation": command{op: 99, key: "k"}.encode(),
+		"no operation":      command{key: "k"}.encode(),
+		"too few fields":    encode(uint8(opGet), []byte("k")),
+		"not an array":      {0x01},
+		"one byte more":     append(bytes.Clone(whole), 0),
+		"huge length":       {0x94, 0x01, 0xc6, 0xff, 0xff, 0xff, 0xff},
+	}
+	for i := range whole {
+		bad[fmt.Sprintf("first %d bytes", i)] = whole[:i]
+	}
+	for name, data := range bad {
+		t.Run(name, func(t *testing.T) {
+			s := newStore()
+			s.values["key"] = []byte("old")
+			response, err := s.Apply(data)
+			require.ErrorContains(t, err, "command: ")
+			require.Nil(t, response)
+			require.Equal(t, map[string][]byte{"key": []byte("old")}, s.values)
+		})
+	}
+}
+
+func TestSnapshotAndRestore(t *testing.T) {
+	a, b := newStore(), newStore()
+	apply(t, a, set("x", "1"), set("y", ""), set("\xff", "\x00"), set("z", "3"), remove("z"))
+	apply(t, b, set("y", ""), set("\xff", "\x00"), set("x", "1"))
+	first, err := a.Snapshot()
+	require.NoError(t, err)
+	second, err := b.Snapshot()
+	require.NoError(t, err)
+	require.Equal(t, first, second, "equal stores have equal snapshots")
+
+	c := newStore()
+	apply(t, c, set("old", "state"))
+	require.NoError(t, c.Restore(first))
+	require.Equal(t, []string{"done 1", "done", "done \x00", "absent", "absent"},
+		apply(t, c, get("x"), get("y"), get("\xff"), get("z"), get("old")))
+
+	empty, err := newStore().Snapshot()
+	require.NoError(t, err)
+	require.NoError(t, c.Restore(empty))
+	require.Empty(t, c.values)
+	require.Equal(t, []string{"done"}, apply(t, c, set("k", "v")))
+}
+
+func TestRestoreOfABrokenSnapshotChangesNothing(t *testing.T) {
+	from := newStore()
+	apply(t, from, set("x", "1"), set("y", "2"))
+	whole, err := from.Snapshot()
+	require.NoError(t, err)
+	bad := map[string][]byte{
+		"one byte more": append(bytes.Clone(whole), 0),
+		"huge count":    {0xdf, 0xff, 0xff, 0xff, 0xff},
+		"nil":           {0xc0},
+		"a key twice":   {0x82, 0xa1, 'x', 0xa1, '1', 0xa1, 'x', 0xa1, '2'},
+	}
+	for i := range whole {
+		bad[fmt.Sprintf("first %d bytes", i)] = whole[:i]
+	}
+	for name, snapshot := range bad {
+		t.Run(name, func(t *testing.T) {
+			s := newStore()
+			apply(t, s, set("k", "v"))
+			require.ErrorContains(t, s.Restore(snapshot), "snapshot: ")
+			require.Equal(t, []string{"done v"}, apply(t, s, get("k")))
+		})
+	}
+}
+
+func FuzzStore(f *testing.F) {
+	f.Add(swap("key", "old", "value").encode())
+	f.Add([]byte{0x81, 0xa1, 'x', 0xa1, '1'})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := newStore()
+		s.Apply(data) // no panic
+		if s.Restore(data) != nil {
+			return
+		}
+		snapshot, err := s.Snapshot()
+		require.NoError(t, err)
+		again := newStore()
+		require.NoError(t, again.Restore(snapshot))
+		require.Equal(t, s.values, again.values)
+	})
+}
