@@ -726,3 +726,30 @@ func TestFailedWriteForgetsNobody(t *testing.T) {
 		})
 	}
 }
+
+// The same at a node that does not lead: what it refuses in the step in which
+// it fails, it refuses aloud.
+func TestFailedWriteForgetsNoRefusal(t *testing.T) {
+	for range 200 {
+		bubble(t, func(t *testing.T) {
+			c := startCluster(t, 3, clusterOptions{ended: func(*testing.T, raft.NodeID, error) {}})
+			leader := c.leader()
+			follower := c.others(leader)[0]
+			c.disk(follower).stall()
+			c.propose(leader, "x")
+			time.Sleep(time.Millisecond) // the follower's write hangs
+			node := c.node(follower)
+			const commands = 50
+			outcomes := make(chan error, commands)
+			c.disk(follower).lose()
+			for range commands {
+				node.ProposeAsync([]byte("y"), func(_ raft.Result, err error) { outcomes <- err })
+			}
+			<-node.Done()
+			require.Len(t, outcomes, commands)
+			for range commands {
+				requireRefused(t, <-outcomes)
+			}
+		})
+	}
+}
