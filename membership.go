@@ -162,14 +162,14 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	return c.lastMet <= c.durable, nil
 }
 
-// metAs returns the incarnation in which a member was first met, 0 if it was not.
-func (c *core) metAs(id NodeID) uint64 {
-	for _, contact := range c.contacts {
-		if contact.ID == id {
-			return contact.Incarnation
+// learnContacts takes over a leader's records of members that this node has not
+// met itself: a disk that anybody lost since does not count here either.
+func (c *core) learnContacts(contacts []Contact) {
+	for _, contact := range contacts {
+		if _, member := c.configuration.member(contact.ID); member && contact.ID != c.settings.id {
+			_, _ = c.meet(contact.ID, contact.Incarnation) // what this node knows itself goes first
 		}
 	}
-	return 0
 }
 
 // sortedKeys returns the keys of m in order, so that no order of map iteration

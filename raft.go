@@ -101,7 +101,8 @@ type coreSettings struct {
 // ballot is what a peer answered in the present (pre-)election.
 type ballot struct {
 	granted bool
-	why     string // of a refusal, or why there is no answer
+	lost    bool   // there was no answer
+	why     string // of a refusal, or why there was no answer
 }
 
 // effects is what steps led to, in order. This type and [driver.release] state
