@@ -40,7 +40,6 @@ type clusterOptions struct {
 	configure func(*raft.Config)
 	machine   func(raft.NodeID) raft.StateMachine  // instead of a recorder
 	transport func(raft.Transport) raft.Transport  // wraps each transport
-	links     func(raft.NodeID) raft.Transport     // instead of the memory network's
 	each      func(raft.NodeID, *raft.Config)      // configures one node
 	ended     func(*testing.T, raft.NodeID, error) // instead of requiring that Run returns nil
 }
@@ -372,8 +371,7 @@ type disk struct {
 	gate    chan struct{} // closed to let writes go on; nil: they do not wait
 	lost    bool          // what waits at the gate is not written
 	saves   int
-	failAt  int   // the write that fails; 0: none
-	err     error // with this
+	failAt  int // the write that fails; 0: none
 	loadErr error
 }
 

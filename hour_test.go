@@ -55,12 +55,6 @@ func (l *life) Apply([]byte) ([]byte, error) { panic("ApplyBatch is there") }
 func (l *life) Snapshot() ([]byte, error)    { panic("no snapshots") }
 func (l *life) Restore([]byte) error         { panic("no snapshots") }
 
-func (l *life) count() int {
-	l.history.mu.Lock()
-	defer l.history.mu.Unlock()
-	return len(l.applied)
-}
-
 // ledger is what the clients of a cluster were told.
 type ledger struct {
 	mu       sync.Mutex
