@@ -29,6 +29,15 @@ func (r MemberRole) String() string {
 // MarshalText makes roles readable in JSON.
 func (r MemberRole) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (r *MemberRole) UnmarshalText(text []byte) error {
+	if string(text) != Voter.String() {
+		return fmt.Errorf("raft: %q is not the role of a member", text)
+	}
+	*r = Voter
+	return nil
+}
+
 // Member is a node that takes part in a cluster.
 type Member struct {
 	ID      NodeID     `json:"id"`

@@ -39,6 +39,17 @@ func (r Role) String() string {
 // MarshalText makes roles readable in JSON.
 func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (r *Role) UnmarshalText(text []byte) error {
+	for role := Follower; role <= Leader; role++ {
+		if role.String() == string(text) {
+			*r = role
+			return nil
+		}
+	}
+	return fmt.Errorf("raft: %q is not a role", text)
+}
+
 // core is the Raft algorithm as a value that can be stepped: an event and the
 // time go in, effects come out. It has no goroutine, lock, clock, disk, socket,
 // logger or global random source, so the same state and the same events always
