@@ -128,7 +128,7 @@ func TestStatusSaysWhy(t *testing.T) {
 	r.do("a", voteAnswered{"c", 2, true, &VoteResponse{Term: 1, PreVote: true, Refusal: RefusalHasLeader, Leader: "e", Incarnation: incarnation("c")}, nil})
 	r.do("a", voteAnswered{"d", 2, true, nil, errUnreachableInRig})
 	require.Equal(t, "pre-vote refused by b: its log is longer; pre-vote refused by c: it hears from a leader, e; "+
-		"pre-vote refused by d: no route; pre-vote not answered by e yet", r.reason("a"))
+		"pre-vote not answered by d: no route; pre-vote not answered by e yet", r.reason("a"))
 	for refusal, words := range map[VoteRefusal]string{
 		RefusalNone: "no reason given", RefusalStaleTerm: "it is in a later term", RefusalVoted: "it voted for another candidate",
 		RefusalRestarted: "it restarted less than an election timeout ago", 99: "reason 99",

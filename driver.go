@@ -204,11 +204,14 @@ func (d *driver) checkHeader(h Header) error {
 // checkOwnDisk finds out that this node is the one that came back with another
 // disk: its leader counts nothing that it says, and there is no use in following.
 func (d *driver) checkOwnDisk(r *Heartbeat) error {
-	own := d.core.settings.incarnation
-	if r.ReceiverIncarnation == 0 || r.ReceiverIncarnation == own {
-		return nil
+	own := Contact{d.core.settings.id, d.core.settings.incarnation}
+	for _, contact := range r.Contacts {
+		if contact.ID == own.ID && contact.Incarnation != own.Incarnation {
+			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or a new name",
+				ErrOtherDisk, r.From, own.ID, contact.Incarnation, own.Incarnation)
+		}
 	}
-	return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or a new name", ErrOtherDisk, r.From, d.core.settings.id, r.ReceiverIncarnation, own)
+	return nil
 }
 
 // admitResponse lets a member's answer count once the record of the first

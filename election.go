@@ -146,13 +146,13 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 		return
 	}
 	if e.err != nil {
-		c.ballots[e.from] = ballot{why: e.err.Error()}
+		c.ballots[e.from] = ballot{lost: true, why: e.err.Error()}
 		return
 	}
 	if e.response.VoteGranted && role == Candidate && (e.response.PreVote || e.response.Term != c.currentTerm) {
 		return // the grant is another election's
 	}
-	c.ballots[e.from] = ballot{e.response.VoteGranted, e.response.Refusal.reason(e.response.Leader)}
+	c.ballots[e.from] = ballot{granted: e.response.VoteGranted, why: e.response.Refusal.reason(e.response.Leader)}
 	c.countVotes(now)
 }
 
@@ -208,7 +208,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	for _, p := range c.peers {
 		c.send(p.id, &Heartbeat{
 			Header: c.header(p.id), Term: c.currentTerm, Commit: min(c.commitIndex, p.match),
-			Round: c.round, LeaderAddress: c.settings.address, ReceiverIncarnation: c.metAs(p.id),
+			Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts,
 		}, promise{})
 	}
 }
@@ -220,8 +220,11 @@ func (c *core) sendHeartbeats(now time.Duration) {
 func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
 	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
-	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) && c.log.lastTerm() == c.currentTerm {
-		c.commitTo(r.Commit)
+	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
+		c.learnContacts(r.Contacts)
+		if c.log.lastTerm() == c.currentTerm {
+			c.commitTo(r.Commit)
+		}
 	}
 	response.Term = c.currentTerm
 	c.reply(e.respond, response, c.promised(0))

@@ -541,6 +541,7 @@ func TestW1EmptyDiskUnderAnOldNameDoesNotCount(t *testing.T) {
 		}
 		require.Contains(t, trouble(), raft.ErrOtherDisk.Error())
 		require.Contains(t, c.status(leader).Reason, string(wiped)+" is turned away")
+		require.Contains(t, c.status(wiped).Reason, "give it its old storage back", "it learns it too")
 		require.Empty(t, c.applied(wiped))
 
 		// Neither its acknowledgement nor its vote makes a majority.
@@ -563,6 +564,31 @@ func TestW1EmptyDiskUnderAnOldNameDoesNotCount(t *testing.T) {
 		require.Equal(t, again, c.leader())
 		require.NotContains(t, c.status(again).Reason, "turned away")
 		c.equal()
+	})
+}
+
+// A leader passes on whom it has met: a disk that was swapped does not count
+// with those either who never spoke to the node before.
+func TestW1SwappedDiskIsKnownThroughTheLeader(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		others := c.others(leader)
+		swapped, behind := others[0], others[1]
+		time.Sleep(3 * heartbeat)
+		c.network.Isolate(behind)
+		c.propose(leader, "x") // on the leader and the one whose disk is swapped
+		c.kill(leader)
+		c.kill(swapped)
+		c.members[swapped].disk = newDisk()
+		c.network.Heal()
+		c.start(swapped)
+		time.Sleep(50 * electionTimeout)
+		require.NotEqual(t, raft.Leader, c.status(swapped).Role)
+		require.NotEqual(t, raft.Leader, c.status(behind).Role, "it lacks x")
+		require.Contains(t, c.status(behind).Reason, raft.ErrOtherDisk.Error())
+		c.start(leader)
+		c.eventually(soon, "x where it was missing", func() bool { return slices.Contains(c.applied(behind), "x") })
 	})
 }
 

@@ -29,6 +29,15 @@ func (r MemberRole) String() string {
 // MarshalText makes roles readable in JSON.
 func (r MemberRole) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (r *MemberRole) UnmarshalText(text []byte) error {
+	if string(text) != Voter.String() {
+		return fmt.Errorf("raft: %q is not the role of a member", text)
+	}
+	*r = Voter
+	return nil
+}
+
 // Member is a node that takes part in a cluster.
 type Member struct {
 	ID      NodeID     `json:"id"`
@@ -162,14 +171,14 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	return c.lastMet <= c.durable, nil
 }
 
-// metAs returns the incarnation in which a member was first met, 0 if it was not.
-func (c *core) metAs(id NodeID) uint64 {
-	for _, contact := range c.contacts {
-		if contact.ID == id {
-			return contact.Incarnation
+// learnContacts takes over a leader's records of members that this node has not
+// met itself: a disk that anybody lost since does not count here either.
+func (c *core) learnContacts(contacts []Contact) {
+	for _, contact := range contacts {
+		if _, member := c.configuration.member(contact.ID); member && contact.ID != c.settings.id {
+			_, _ = c.meet(contact.ID, contact.Incarnation) // what this node knows itself goes first
 		}
 	}
-	return 0
 }
 
 // sortedKeys returns the keys of m in order, so that no order of map iteration

@@ -64,9 +64,10 @@ type Heartbeat struct {
 	Commit        Index
 	Round         uint64 // counts the leader's rounds of heartbeats
 	LeaderAddress string
-	// ReceiverIncarnation is the one in which the leader met the receiver; 0: it
-	// has not yet. A node that came back with another disk learns it this way.
-	ReceiverIncarnation uint64
+	// Contacts are the incarnations in which the leader met the members. The
+	// receiver takes over those of members that it has not met itself, and
+	// learns from its own whether it came back with another disk.
+	Contacts []Contact
 }
 
 // HeartbeatResponse answers a Heartbeat.

@@ -230,6 +230,47 @@ func (c *codec) entries(prev Index, e *Entries) {
 	c.dst, _ = e.AppendBinary(c.dst)
 }
 
+// maxContacts bounds the members that a message speaks of.
+const maxContacts = 1024
+
+// contacts is an array of [id, incarnation] pairs.
+func (c *codec) contacts(contacts *[]Contact) {
+	if !c.next() {
+		return
+	}
+	if !c.reading {
+		c.dst = wire.AppendArrayLen(c.dst, len(*contacts))
+		for _, contact := range *contacts {
+			if len(*contacts) > maxContacts || !contact.ID.valid() {
+				c.fail(errors.New("not a contact, or too many"))
+				return
+			}
+			c.dst = wire.AppendArrayLen(c.dst, 2)
+			c.dst = wire.AppendString(c.dst, string(contact.ID))
+			c.dst = wire.AppendUint(c.dst, contact.Incarnation)
+		}
+		return
+	}
+	n := c.r.ArrayLen()
+	if n > maxContacts {
+		c.fail(fmt.Errorf("%d contacts", n))
+		return
+	}
+	*contacts = nil
+	for range n {
+		fields := c.r.ArrayLen()
+		contact := Contact{NodeID(c.r.String(maxIDBytes)), c.r.Uint()}
+		c.r.Skip(fields - 2)
+		if fields < 2 || !contact.ID.valid() {
+			c.r.Fail("not a contact")
+		}
+		if c.r.Err() != nil {
+			return
+		}
+		*contacts = append(*contacts, contact)
+	}
+}
+
 // maxNestedBytes bounds a message that is read from a stream.
 const maxNestedBytes = 64 << 20
 
@@ -279,7 +320,7 @@ func (m *Heartbeat) fields(c *codec) {
 	number(c, &m.Commit)
 	number(c, &m.Round)
 	c.address(&m.LeaderAddress)
-	number(c, &m.ReceiverIncarnation)
+	c.contacts(&m.Contacts)
 }
 
 func (m *HeartbeatResponse) fields(c *codec) {

@@ -96,6 +96,10 @@ func fillStruct(random *rand.Rand, v reflect.Value) {
 				*p = bytes.Repeat([]byte{byte(random.Uint32())}, 1+randomLength(random))
 			}
 		case *Entries:
+		case *[]Contact:
+			for range random.IntN(4) {
+				*p = append(*p, Contact{randomID(random), randomNumber(random)})
+			}
 		default:
 			field.SetUint(randomNumber(random) & (1<<field.Type().Bits() - 1))
 		}
@@ -196,6 +200,13 @@ func reference(t *testing.T, m anyMessage) []byte {
 			require.NoError(t, e.EncodeBytes(append([]byte{}, v...)))
 		case Entries:
 			require.NoError(t, e.EncodeBytes(append([]byte{}, referenceEntries(t, v)...)))
+		case []Contact:
+			require.NoError(t, e.EncodeArrayLen(len(v)))
+			for _, contact := range v {
+				require.NoError(t, e.EncodeArrayLen(2))
+				require.NoError(t, e.EncodeString(string(contact.ID)))
+				require.NoError(t, e.EncodeUint(contact.Incarnation))
+			}
 		default:
 			if field.Kind() == reflect.String {
 				require.NoError(t, e.EncodeString(field.String()))
@@ -241,7 +252,7 @@ func golden() []anyMessage {
 		&VoteRequest{Header: header, Term: 5, LastLogIndex: 1000, LastLogTerm: 4, PreVote: true, Transfer: true},
 		&VoteResponse{Term: 5, VoteGranted: true, PreVote: true, Refusal: RefusalNone, Incarnation: 70000},
 		&VoteResponse{Term: 6, Refusal: RefusalHasLeader, Leader: "node-3", Incarnation: 70000},
-		&Heartbeat{Header: header, Term: 5, Commit: 999, Round: 128, LeaderAddress: "10.0.0.1:7000"},
+		&Heartbeat{Header: header, Term: 5, Commit: 999, Round: 128, LeaderAddress: "10.0.0.1:7000", Contacts: []Contact{{"node-2", 300}, {"node-3", 1 << 40}}},
 		&HeartbeatResponse{Term: 5, Round: 128, Incarnation: 1 << 63},
 		&AppendEntries{Header: header, Term: 5, PrevLogIndex: 999, PrevLogTerm: 3, Entries: entries, LeaderCommit: 998, LeaderAddress: "10.0.0.1:7000"},
 		&AppendEntries{Header: header, Term: 5, PrevLogIndex: 999, PrevLogTerm: 3, LeaderCommit: 999},
@@ -403,6 +414,9 @@ func TestW4WrongTypesAreRefused(t *testing.T) {
 				own = "string"
 			case reflect.Slice, reflect.Array, reflect.Struct:
 				own = "bytes"
+			}
+			if field.Type() == reflect.TypeFor[[]Contact]() {
+				own = "array"
 			}
 			r := wire.NewReader(data)
 			r.ArrayLen()

@@ -146,6 +146,7 @@ func TestA3PanicInApplyStopsTheNode(t *testing.T) {
 		require.ErrorContains(t, node.Err(), "seven is too many")
 		require.ErrorContains(t, node.Err(), "panicked at entry")
 		require.Contains(t, node.Status().Reason, "seven is too many")
+		synctest.Wait() // Done comes before Run returns
 		require.Equal(t, c.members["a"].err, node.Err())
 		require.Len(t, outcomes, cap(outcomes))
 		succeeded := 0
@@ -753,13 +754,12 @@ func TestProposeAsyncCallsBackExactlyOnce(t *testing.T) {
 				calls := make([]int, 2*commands+1)
 				var successes []raft.Index
 				proposer := goroutine()
-				inside := true
 				done := func(i int, then func()) func(raft.Result, error) {
 					return func(result raft.Result, err error) {
 						mu.Lock()
 						defer mu.Unlock()
 						calls[i]++
-						if inside && goroutine() == proposer {
+						if goroutine() == proposer {
 							t.Error("called from inside ProposeAsync")
 						}
 						if err == nil {
@@ -778,7 +778,6 @@ func TestProposeAsyncCallsBackExactlyOnce(t *testing.T) {
 					}))
 				}
 				node.ProposeAsync(make([]byte, 101), done(2*commands, nil))
-				inside = false
 				if s.after != nil {
 					s.after(c, leader)
 				}

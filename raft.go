@@ -39,6 +39,17 @@ func (r Role) String() string {
 // MarshalText makes roles readable in JSON.
 func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (r *Role) UnmarshalText(text []byte) error {
+	for role := Follower; role <= Leader; role++ {
+		if role.String() == string(text) {
+			*r = role
+			return nil
+		}
+	}
+	return fmt.Errorf("raft: %q is not a role", text)
+}
+
 // core is the Raft algorithm as a value that can be stepped: an event and the
 // time go in, effects come out. It has no goroutine, lock, clock, disk, socket,
 // logger or global random source, so the same state and the same events always
@@ -101,7 +112,8 @@ type coreSettings struct {
 // ballot is what a peer answered in the present (pre-)election.
 type ballot struct {
 	granted bool
-	why     string // of a refusal, or why there is no answer
+	lost    bool   // there was no answer
+	why     string // of a refusal, or why there was no answer
 }
 
 // effects is what steps led to, in order. This type and [driver.release] state

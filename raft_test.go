@@ -102,6 +102,7 @@ func TestTransportWithoutAppendStreams(t *testing.T) {
 		c.network.Isolate(old)
 		pending := c.proposeLater(t.Context(), old, "lost")
 		c.propose(c.leaderOf(c.others(old)...), "kept")
+		time.Sleep(electionTimeout) // the old leader steps down about when the others elect a new one
 		requireUnknown(t, receive(t, pending, "the outcome").err)
 		c.network.Heal()
 		c.settled(append(want, "kept")...)

@@ -112,6 +112,8 @@ func (d *driver) addBallots(add func(string, ...any)) {
 			}
 		case !answered:
 			add("%s not answered by %s yet", what, m.ID)
+		case b.lost:
+			add("%s not answered by %s: %s", what, m.ID, b.why)
 		case !b.granted:
 			add("%s refused by %s: %s", what, m.ID, b.why)
 		}

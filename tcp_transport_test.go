@@ -436,7 +436,7 @@ func TestTCPNothingIsResent(t *testing.T) {
 
 // ErrUnreachable is for requests that were certainly not handed over.
 func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
-	a, b := startTCPPair(t, 2*time.Second, WithSendQueue(1<<20))
+	a, b := startTCPPair(t, 20*time.Second, WithSendQueue(1<<20)) // a busy machine must not end the connection before the test does
 	proxy := throughProxy(t, a, b)
 	b.handler.snapshot = func(ctx context.Context, r *InstallSnapshot) (*SnapshotResponse, error) {
 		if len(r.Data) > 10 {
@@ -447,21 +447,23 @@ func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
 	_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
 	require.NoError(t, err)
 	proxy.each(func(link *proxyLink) { link.stalled.Store(true) })
+	link, err := a.tcp.link(b.id, wire.PurposeBulk)
+	require.NoError(t, err)
+	conn, err := link.connection(testContext(t))
+	require.NoError(t, err)
+	queue := func() (frames, bytes int) {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return len(conn.queue), conn.queued
+	}
+	eventually(t, func() bool { _, bytes := queue(); return bytes == 0 }, "the writer to settle")
 
 	sent := make(chan error, 1)
 	go func() { // more than the system takes at once: the writer gets stuck in it
 		_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode), Data: make([]byte, 32<<20)})
 		sent <- err
 	}()
-	link, err := a.tcp.link(b.id, wire.PurposeBulk)
-	require.NoError(t, err)
-	conn, err := link.connection(testContext(t))
-	require.NoError(t, err)
-	eventually(t, func() bool {
-		conn.mu.Lock()
-		defer conn.mu.Unlock()
-		return conn.queued > 1<<20 && len(conn.queue) == 0
-	}, "the writer to take it")
+	eventually(t, func() bool { frames, bytes := queue(); return frames == 0 && bytes > 1<<20 }, "the writer to take it")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err = a.CallSnapshot(ctx, b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
@@ -469,6 +471,7 @@ func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
 	stream, events := openTestStream(a.transportNode, b.id)
 	require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", 1<<20))), "one always fits")
 	assert.False(t, stream.Send(someAppend(a.headerTo(b.transportNode), 2, "x")), "the stream's queue is full")
+	eventually(t, func() bool { frames, _ := queue(); return frames > 0 }, "the stream to have this connection")
 
 	proxy.cut()
 	err = awaitValue(t, sent, "the call that was being written")
