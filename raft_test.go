@@ -148,6 +148,8 @@ func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Len(t, outcomes, commands)
 		machine := c.members[leader].machine.(*batcher)
+		machine.mu.Lock()
+		defer machine.mu.Unlock()
 		for i := range commands {
 			o := <-outcomes
 			if i == 7 {
