@@ -368,3 +368,16 @@ func TestPreVoteOfAnEarlierTermDoesNotCount(t *testing.T) {
 	r.grantFrom("b", "a")
 	require.Equal(t, Candidate, r.core("b").role)
 }
+
+// A peer of another make may tell no incarnation: what it says counts, and does
+// not stand against what it tells later.
+func TestPeerThatTellsNoIncarnationCounts(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.startAt("a", at{log: "1", term: 1, commit: 1})
+	r.timeOut("a")
+	r.do("a", voteAnswered{"b", 2, true, &VoteResponse{Term: 1, VoteGranted: true, PreVote: true}, nil})
+	require.Equal(t, Candidate, r.core("a").role)
+	r.do("a", voteAnswered{"b", 2, false, &VoteResponse{Term: 2, VoteGranted: true, Incarnation: r.node("b").incarnation}, nil})
+	r.settle()
+	require.Equal(t, Leader, r.core("a").role)
+}

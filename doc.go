@@ -184,9 +184,11 @@
 // records, durably and before an answer of a peer counts, the number in which it
 // first met that peer, and does not count or answer it in any other: a node
 // that lost its storage has forgotten its votes and what it acknowledged, and
-// counting it could make two leaders or lose entries. It only removes votes and
-// acknowledgements, so it is safe. It does not help where nobody who matters had
-// met the node before.
+// counting it could make two leaders or lose entries. Leaders pass on whom they
+// have met with their heartbeats, so that the others know a member's number too,
+// and the member learns that its own is not the one that is expected. All this
+// only removes votes and acknowledgements, so it is safe. It does not help where
+// nobody who matters had met the node, or heard of it, before.
 //
 // A slow disk. A leader whose write takes longer than Config.DiskStallLimit
 // steps down, and a node whose write takes longer than an election timeout does

@@ -215,7 +215,7 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 }
 
 // admitResponse lets a member's answer count once the record of the first
-// contact with it is durable. An answer without an incarnation says nothing.
+// contact with it is durable.
 func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint64, event any) {
 	c := d.core
 	if _, member := c.configuration.member(from); !member {

@@ -279,20 +279,18 @@ func TestW4EntriesTruncatedOrChanged(t *testing.T) {
 	}
 }
 
-// Longer forms of the same numbers are read as well.
+// Longer forms of a group's numbers are read as well. An entry has one form: its
+// bytes are counted, and end in the logs of all members as they are.
 func TestEntriesInLongerForms(t *testing.T) {
-	raw := []byte{
-		0xdc, 0, 3, 0xcd, 0, 1, 0xcf, 0, 0, 0, 0, 0, 0, 0, 5, 0xdd, 0, 0, 0, 2,
-		0x92, 2, 0xc6, 0, 0, 0, 1, 'x',
-		0x92, 2, 0xc5, 0, 1, 'y',
-	}
-	e, err := ParseEntries(5, raw)
+	group := []byte{0xdc, 0, 3, 0xcd, 0, 1, 0xcf, 0, 0, 0, 0, 0, 0, 0, 5, 0xdd, 0, 0, 0, 1}
+	e, err := ParseEntries(5, append(slices.Clone(group), 0x92, 2, 0xc4, 1, 'x'))
 	require.NoError(t, err)
 	requireUsable(t, e, 5)
-	require.Equal(t, []LogEntry{
-		{Term: 1, Index: 5, Kind: EntryCommand, Data: []byte("x")},
-		{Term: 1, Index: 6, Kind: EntryCommand, Data: []byte("y")},
-	}, slices.Collect(e.All()))
+	require.Equal(t, []LogEntry{{Term: 1, Index: 5, Kind: EntryCommand, Data: []byte("x")}}, slices.Collect(e.All()))
+	for _, entry := range [][]byte{{0x92, 2, 0xc6, 0, 0, 0, 1, 'x'}, {0x92, 2, 0xc5, 0, 1, 'x'}, {0x92, 0xcc, 2, 0xc4, 1, 'x'}, {0xdc, 0, 2, 2, 0xc4, 1, 'x'}} {
+		_, err := ParseEntries(5, append(slices.Clone(group), entry...))
+		require.ErrorIs(t, err, ErrInvalidMessage, "%x", entry)
+	}
 }
 
 func TestW4EntriesThatClaimMuchAllocateLittle(t *testing.T) {

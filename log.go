@@ -188,12 +188,15 @@ func parseGroup(r *wire.Reader) (run, error) {
 
 // parseEntry checks one [kind, data] pair.
 func parseEntry(r *wire.Reader) {
-	if rest := r.Rest(); len(rest) < 2 || rest[0] != 0x92 || rest[1] > math.MaxInt8 {
+	rest := r.Rest()
+	if len(rest) < 2 || rest[0] != 0x92 || rest[1] > math.MaxInt8 {
 		r.Fail("not an entry")
 	}
 	r.ArrayLen()
 	r.Uint()
-	r.Bytes()
+	if data := r.Bytes(); len(rest)-len(r.Rest()) != entrySize(len(data)) {
+		r.Fail("an entry that is not in its shortest form")
+	}
 }
 
 // Len returns the number of entries.

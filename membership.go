@@ -158,8 +158,12 @@ func (c *core) soleVoter() bool {
 
 // meet checks a member's incarnation against the one that it was first met in,
 // which it records at the first contact. What such a member says counts once
-// the record is durable; true says that it is.
+// the record is durable; true says that it is. Our nodes always tell theirs; 0
+// is from a peer of another make that does not, and is not checked.
 func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
+	if incarnation == 0 {
+		return true, nil
+	}
 	i, known := slices.BinarySearchFunc(c.contacts, id, func(contact Contact, id NodeID) int { return cmp.Compare(contact.ID, id) })
 	if known && c.contacts[i].Incarnation != incarnation {
 		return false, fmt.Errorf("%w: %s was first met as %016x and is now %016x: what it promised before is lost, and it does not count", ErrOtherDisk, id, c.contacts[i].Incarnation, incarnation)

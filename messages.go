@@ -18,7 +18,7 @@ type Header struct {
 	Fingerprint [16]byte // of the cluster: first bytes of SHA-256 over its name and its first configuration
 	Group       uint64   // 0: reserved for many groups on one transport
 	From, To    NodeID
-	Incarnation uint64 // a random number made with the sender's storage: another number is another disk
+	Incarnation uint64 // a random number made with the sender's storage: another number is another disk; 0: not told
 }
 
 // VoteRequest asks for a vote (thesis §3.4), or, with PreVote, whether a vote

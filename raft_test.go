@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -146,6 +147,7 @@ func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
 			c.node(leader).ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		require.Len(t, outcomes, commands)
 		machine := c.members[leader].machine.(*batcher)
 		machine.mu.Lock()
