@@ -150,8 +150,6 @@ func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, outcomes, commands)
 		machine := c.members[leader].machine.(*batcher)
-		machine.mu.Lock()
-		defer machine.mu.Unlock()
 		for i := range commands {
 			o := <-outcomes
 			if i == 7 {
