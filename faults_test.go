@@ -748,6 +748,7 @@ func TestFailedWriteForgetsNobody(t *testing.T) {
 				c.node(leader).ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
 			}
 			<-c.node(leader).Done()
+			synctest.Wait()
 			require.Len(t, outcomes, lag+1)
 		})
 	}
@@ -772,6 +773,7 @@ func TestFailedWriteForgetsNoRefusal(t *testing.T) {
 				node.ProposeAsync([]byte("y"), func(_ raft.Result, err error) { outcomes <- err })
 			}
 			<-node.Done()
+			synctest.Wait() // for the callbacks of what came after that
 			require.Len(t, outcomes, commands)
 			for range commands {
 				requireRefused(t, <-outcomes)
