@@ -10,7 +10,7 @@ import (
 // FS is the only door to the disk. Names are slash-separated paths.
 type FS interface {
 	// MkdirAll creates a directory and its parents, and makes their names
-	// durable. It does nothing for one that is there.
+	// durable. For one that is there it only makes sure of its name.
 	MkdirAll(dir string) error
 
 	// Create makes a file that must not be there yet, and opens it for reading
@@ -27,7 +27,8 @@ type FS interface {
 	// Remove removes a file. It is durable once SyncDir has returned.
 	Remove(name string) error
 
-	// List returns the names of the files in a directory, sorted.
+	// List returns the names of the files in a directory, sorted, without its
+	// subdirectories and without what Lock may leave in it.
 	List(dir string) ([]string, error)
 
 	// SyncDir makes durable which files are in a directory.
