@@ -239,8 +239,8 @@ func (f *osFile) withDescriptor(call func(fd uintptr) error) error {
 		return err
 	}
 	var failed error
-	if err := conn.Control(func(fd uintptr) { failed = call(fd) }); err != nil {
-		return err
+	if conn.Control(func(fd uintptr) { failed = call(fd) }) != nil {
+		return fs.ErrClosed // the only reason not to lend it
 	}
 	return failed
 }
