@@ -98,9 +98,10 @@ type nameChange struct {
 func (c *nameChange) touches(dir *node) bool { return c.from.dir == dir || c.to.dir == dir }
 
 // dependsOn reports whether the change makes no sense without an earlier one.
+// What happened to the name that it takes the node from need not be looked at:
+// the node came there by an earlier change, which depends on that.
 func (c *nameChange) dependsOn(earlier *nameChange) bool {
 	return c.node == earlier.node ||
-		c.from.dir != nil && (c.from == earlier.from || c.from == earlier.to) ||
 		c.to.dir != nil && (c.to == earlier.from || c.to == earlier.to)
 }
 

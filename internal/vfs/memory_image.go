@@ -180,7 +180,8 @@ func (m *image) trim() {
 }
 
 // scatter returns what a crash may leave of the durable content and the
-// changes since: of each sector any of its versions, and any of the sizes.
+// changes since: of each sector any of its versions, and any of the sizes. It
+// leaves the trimming to the caller.
 func scatter(random *rand.Rand, durable *image, changes []change, stale []*sector) image {
 	result := durable.clone()
 	if len(changes) == 0 {
@@ -228,7 +229,6 @@ func scatter(random *rand.Rand, durable *image, changes []change, stale []*secto
 	default:
 		result.size = changes[len(changes)-1].size
 	}
-	result.trim()
 	return result
 }
 

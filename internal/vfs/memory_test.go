@@ -130,6 +130,25 @@ func TestSizeAndContentAreIndependent(t *testing.T) {
 	}
 }
 
+// TestNothingBehindTheEnd grows what a crash left; the lost end stays lost.
+func TestNothingBehindTheEnd(t *testing.T) {
+	disk, file := newFile(t, "old")
+	write(t, file, 3, strings.Repeat("x", 3*sectorSize))
+	short := 0
+	for seed := range uint64(seeds) {
+		clone := disk.CrashClone(CrashScatter, seed)
+		left := open(t, clone, "data/a")
+		if size, err := left.Size(); err == nil && size == 3 {
+			short++
+			must(t, left.Truncate(2*sectorSize))
+			wantContent(t, left, "old"+strings.Repeat("\x00", 2*sectorSize-3))
+		}
+	}
+	if short == 0 {
+		t.Error("no crash left the old size")
+	}
+}
+
 func TestLostSectorsOfNewSpaceHoldOldBytes(t *testing.T) {
 	disk, file := newFile(t, strings.Repeat("secret", 1000))
 	must(t, file.Close())

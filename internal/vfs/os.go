@@ -111,17 +111,6 @@ func (osFS) Lock(dir string) (io.Closer, error) {
 	return lock(filepath.Join(filepath.FromSlash(dir), lockName))
 }
 
-// syncOpenedDir syncs a directory where directories can be opened and synced
-// like files.
-func syncOpenedDir(dir string) error {
-	file, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = file.Sync()
-	return errors.Join(err, file.Close())
-}
-
 // osFile keeps the reads and writes of os.File, which go on until everything is
 // read or written, and are not stopped by signals.
 type osFile struct {
@@ -229,18 +218,4 @@ func uninterrupted(call func() error) error {
 			return err
 		}
 	}
-}
-
-// withDescriptor lends the file's descriptor to a call. The file cannot be
-// closed meanwhile, so that the number stays its own.
-func (f *osFile) withDescriptor(call func(fd uintptr) error) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	if conn.Control(func(fd uintptr) { failed = call(fd) }) != nil {
-		return fs.ErrClosed // the only reason not to lend it
-	}
-	return failed
 }

@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"errors"
+	"io/fs"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -66,4 +67,18 @@ func (f *osFile) allocate(size int64) error {
 		return f.grow(size)
 	}
 	return err
+}
+
+// withDescriptor lends the file's descriptor to a call. The file cannot be
+// closed meanwhile, so that the number stays its own.
+func (f *osFile) withDescriptor(call func(fd uintptr) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if conn.Control(func(fd uintptr) { failed = call(fd) }) != nil {
+		return fs.ErrClosed // the only reason not to lend it
+	}
+	return failed
 }
