@@ -221,6 +221,8 @@
 //	errors.go            every error, by when it is returned; their codes on the wire
 //	status.go            Status, and the reasons in words
 //
-// In internal, quorum is the arithmetic of majorities, and wire is frames,
-// handshake and MessagePack. Neither knows package raft.
+// In internal, quorum is the arithmetic of majorities, wire is frames, handshake
+// and MessagePack, and vfs is file operations, with a twin in memory that can
+// crash: the ground for the durable log to come, and not used yet. None of them
+// knows package raft.
 package raft
