@@ -289,8 +289,8 @@ func (d *driver) propose(now time.Duration, b *batch) {
 	}
 	first := c.log.last() + 1
 	d.step(now, proposed{len(b.proposals), b.body})
-	b.first.Store(uint64(first))
 	b.term.Store(uint64(c.currentTerm))
+	b.first.Store(uint64(first)) // last: who sees it sees the term too
 	d.waiting = append(d.waiting, waitingRun{first, c.currentTerm, b.proposals})
 }
 
