@@ -857,6 +857,34 @@ func TestA8WaiterOfAnOverwrittenEntryLearnsThatItIsLost(t *testing.T) {
 }
 
 // A8: what is committed when the leadership ends is answered with its result.
+// One message may end the leadership, replace the entry and commit what stands
+// in its place.
+func TestA8WaiterOfAnEntryReplacedAndCommittedInOneStep(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	for _, other := range []NodeID{"b", "c"} {
+		r.hold("a", other)
+		r.hold(other, "a")
+	}
+	mine := r.propose("a", "mine")[0]
+	r.settle()
+	r.elect("b")
+	theirs := r.propose("b", "theirs")[0]
+	r.settle()
+	require.NoError(t, theirs.err)
+	require.Equal(t, Leader, r.core("a").role, "it has heard nothing of all this")
+	b := r.core("b")
+	require.GreaterOrEqual(t, b.commitIndex, Index(3))
+	require.True(t, r.askAppend("b", "a", AppendEntries{
+		Term: b.currentTerm, PrevLogIndex: 2, PrevLogTerm: 2, Entries: b.log.from(3, 1<<20), LeaderCommit: b.commitIndex,
+	}).Success)
+	r.settle()
+	require.True(t, mine.ended)
+	require.ErrorIs(t, mine.err, ErrOutcomeUnknown)
+	require.NotErrorIs(t, mine.err, ErrNotAccepted)
+	require.Equal(t, []string{"theirs"}, r.node("a").machine.commands)
+}
+
 func TestA8WaiterOfACommittedEntryGetsItsResult(t *testing.T) {
 	r := newCluster(t, "a b c")
 	r.elect("a")

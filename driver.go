@@ -46,7 +46,8 @@ type deferredEvent struct {
 	change uint64
 }
 
-// waitingRun are callers that wait for consecutive entries of one term.
+// waitingRun are callers that wait for consecutive entries of one term, which
+// the log holds: they are answered by index.
 type waitingRun struct {
 	first     Index
 	term      Term
@@ -117,7 +118,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 
 // step lets the core take one event, under the eyes of the invariants.
 func (d *driver) step(now time.Duration, event any) {
-	leading := d.core.role == Leader
+	leading, settled := d.core.role == Leader, d.core.commitIndex
 	var before *core
 	if d.verify {
 		before = d.core.clone()
@@ -128,7 +129,22 @@ func (d *driver) step(now time.Duration, event any) {
 		checkStep(before, d.core)
 	}
 	if leading && d.core.role != Leader {
-		d.failUncommitted()
+		// What this leader had not committed may or may not survive. The commit
+		// index as it is now says nothing about that: the very step that ended the
+		// leadership may have committed a successor's entries at these indexes.
+		d.failFrom(settled+1, errLeadershipLost)
+	}
+	if d.verify {
+		d.checkWaiting()
+	}
+}
+
+// checkWaiting panics if somebody waits for an entry that the log does not hold.
+func (d *driver) checkWaiting() {
+	for _, w := range d.waiting {
+		if !d.core.log.matches(w.first, w.term) || !d.core.log.matches(w.last(), w.term) {
+			panic(fmt.Sprintf("raft: invariant broken on %s: callers wait for entries %d to %d of term %d, which are not in its log", d.core.settings.id, w.first, w.last(), w.term))
+		}
 	}
 }
 
@@ -302,12 +318,6 @@ func (d *driver) leaderAddress() string {
 	}
 	m, _ := d.core.configuration.member(d.core.leader)
 	return m.Address
-}
-
-// failUncommitted ends the waits for entries that may or may not survive the
-// loss of leadership: their index may come to hold another leader's entry.
-func (d *driver) failUncommitted() {
-	d.failFrom(d.core.commitIndex+1, errLeadershipLost)
 }
 
 var errLeadershipLost = errors.New("leadership was lost")

@@ -189,6 +189,9 @@ func (a *applier) answer(task *applyTask) {
 			for a.commands[next].Index < index {
 				next++
 			}
+			if a.commands[next].Index != index || a.commands[next].Term != w.term {
+				panic(fmt.Sprintf("raft: a caller waits for entry %d of term %d, and entry %d of term %d was applied", index, w.term, a.commands[next].Index, a.commands[next].Term))
+			}
 			result, err := a.results[next], error(nil)
 			if result.Err != nil {
 				err = &ApplyError{index, result.Err}
