@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -98,9 +99,9 @@ func (l *loop) carryOut(w work) error {
 	}
 	if w.failure != nil {
 		l.answer(w.replies)
-		failAll(w.failed)
+		l.driver.work.failed = w.failed // for shutDown, as are the waits for a task that nobody runs
 		if w.apply != nil {
-			l.task = w.apply // nobody runs it: shutDown ends the waits
+			l.task = w.apply
 		}
 		return w.failure
 	}
@@ -189,25 +190,34 @@ func (l *loop) write() {
 	}
 }
 
-// apply is the applier's goroutine.
+// apply is the applier's goroutine. A state machine that ends it, as a failing
+// assertion of a test does, stops the node: nobody would apply what follows.
 func (l *loop) apply() {
+	ended := false
+	defer func() {
+		if !ended {
+			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
+		}
+	}()
 	a := newApplier(l.node.machine, func(event any) { l.node.inbox.post(event) }, &l.stopped)
 	for task := range l.applies {
 		if err := a.run(task); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})
-			return
+			break
 		}
 	}
+	ended = true
 }
 
 // shutDown ends everything: first those who wait, then the goroutines.
 func (l *loop) shutDown(cause error) {
 	n, d := l.node, l.driver
 	l.stopped.Store(true)
-	n.close(d.status(l.now()), cause)
-	for _, r := range append(d.replies, d.appendReplies...) {
+	left := n.close(d.status(l.now()), cause)
+	for _, r := range slices.Concat(d.replies, d.appendReplies) { // before those in the inbox: they came earlier
 		r.respond(nil, stoppedBy(n.config.ID, cause))
 	}
+	n.refuse(left, cause)
 	unknown := cause
 	if unknown == nil {
 		unknown = errNodeStopped
@@ -293,14 +303,25 @@ func (s *sender) background(timeout time.Duration, f func(ctx context.Context)) 
 	return cancel
 }
 
+// either returns a response or an error, whatever a transport has returned.
+func either[R any](response *R, err error) (*R, error) {
+	switch {
+	case err != nil:
+		return nil, err
+	case response == nil:
+		return nil, errNoResponse
+	default:
+		return response, nil
+	}
+}
+
+var errNoResponse = errors.New("raft: the transport returned neither a response nor an error")
+
 func (s *sender) post(event any) { s.loop.node.inbox.post(event) }
 
 func (s *sender) vote(m *VoteRequest) {
 	s.background(s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
-		response, err := s.loop.node.transport.CallVote(ctx, s.peer, m)
-		if err != nil {
-			response = nil
-		}
+		response, err := either(s.loop.node.transport.CallVote(ctx, s.peer, m))
 		s.post(voteAnswered{s.peer, m.Term, m.PreVote, response, err})
 	})
 }
@@ -312,10 +333,7 @@ func (s *sender) heartbeat(m *Heartbeat) {
 	s.heartbeats.Add(1)
 	s.background(s.loop.node.config.ElectionTimeout/2, func(ctx context.Context) {
 		defer s.heartbeats.Add(-1)
-		response, err := s.loop.node.transport.CallHeartbeat(ctx, s.peer, m)
-		if err != nil {
-			response = nil
-		}
+		response, err := either(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
 	})
 }
@@ -339,7 +357,13 @@ func (s *sender) append(m *AppendEntries) {
 func (s *sender) open(streamer AppendStreamer, term Term) *peerStream {
 	stream := &peerStream{term: term}
 	stream.AppendStream = streamer.OpenAppendStream(s.peer,
-		func(response *AppendResponse) { s.post(appendAnswered{s.peer, term, response}) },
+		func(response *AppendResponse) {
+			if _, err := either(response, nil); err != nil {
+				s.post(appendLost{s.peer, term, err})
+				return
+			}
+			s.post(appendAnswered{s.peer, term, response})
+		},
 		func(err error) {
 			stream.broken.Store(true)
 			s.post(appendLost{s.peer, term, err})
@@ -353,7 +377,7 @@ func (s *sender) appendByCall(m *AppendEntries) {
 	call := new(appendCall)
 	s.call = call
 	call.cancel = s.background(patience(s.loop.node.config.ElectionTimeout, m.Entries.Size()), func(ctx context.Context) {
-		response, err := s.loop.node.transport.CallAppend(ctx, s.peer, m)
+		response, err := either(s.loop.node.transport.CallAppend(ctx, s.peer, m))
 		switch {
 		case call.givenUp.Load():
 		case err != nil:

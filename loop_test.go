@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -53,4 +54,69 @@ func TestStatusAskedForAtTheEndIsAnswered(t *testing.T) {
 	require.Len(t, answer, 1)
 	require.Contains(t, (<-answer).Reason, "stopped")
 	require.False(t, l.node.inbox.ask(answer))
+}
+
+// A callback may ask for the status, in the step in which the node fails too.
+func TestStatusInACallbackOfAFailingStepIsAnswered(t *testing.T) {
+	l := newStoppedLoop(t)
+	l.node.serving = true
+	var status Status
+	run := waitingRun{proposals: []proposal{{done: func(Result, error) { status = l.node.Status() }}}}
+	err := l.carryOut(work{failure: errors.New("the disk is gone"), failed: []failedRun{{run, ErrNotLeader}}})
+	l.shutDown(err)
+	require.Contains(t, status.Reason, "the disk is gone")
+}
+
+// Answers to a sender's AppendEntries keep their order to the end: what waits
+// for the disk came before what is still in the inbox.
+func TestAppendsAreAnsweredInOrderAtTheEnd(t *testing.T) {
+	l := newStoppedLoop(t)
+	var answered []int
+	respond := func(i int) responder {
+		return func(any, error) { answered = append(answered, i) }
+	}
+	l.driver.appendReplies = []reply{{respond: respond(1)}}
+	require.True(t, l.node.inbox.post(appendArrived{&AppendEntries{}, respond(2)}))
+	l.shutDown(nil)
+	require.Equal(t, []int{1, 2}, answered)
+}
+
+// nothingTransport breaks the contract: it returns neither responses nor errors.
+type nothingTransport struct{ Transport }
+
+func (nothingTransport) CallVote(context.Context, NodeID, *VoteRequest) (*VoteResponse, error) {
+	return nil, nil
+}
+func (nothingTransport) CallHeartbeat(context.Context, NodeID, *Heartbeat) (*HeartbeatResponse, error) {
+	return nil, nil
+}
+func (nothingTransport) CallAppend(context.Context, NodeID, *AppendEntries) (*AppendResponse, error) {
+	return nil, nil
+}
+
+func TestTransportThatReturnsNothingIsAnError(t *testing.T) {
+	l := newStoppedLoop(t)
+	l.node.transport = nothingTransport{l.node.transport}
+	s := l.sender("b")
+	s.vote(&VoteRequest{})
+	s.heartbeat(&Heartbeat{})
+	s.append(&AppendEntries{})
+	var lost, unanswered int
+	require.Eventually(t, func() bool {
+		for _, event := range l.node.inbox.take(nil, false).events {
+			switch e := event.(type) {
+			case voteAnswered:
+				require.ErrorIs(t, e.err, errNoResponse)
+				unanswered++
+			case heartbeatAnswered:
+				require.ErrorIs(t, e.err, errNoResponse)
+				unanswered++
+			case appendLost:
+				require.ErrorIs(t, e.err, errNoResponse)
+				lost++
+			}
+		}
+		return lost == 1 && unanswered == 2
+	}, 5*time.Second, time.Millisecond)
+	l.shutDown(nil)
 }

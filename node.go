@@ -65,8 +65,8 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 
 // Run starts the node and serves until ctx ends, Stop is called, or something
 // happens that the node cannot go on with: then it returns that. It returns nil
-// after ctx or Stop. It may be called once; more calls return [ErrAlreadyRun],
-// and [ErrStopped] after Stop.
+// after ctx or Stop, also if Stop came before. It may be called once; more calls
+// return [ErrAlreadyRun].
 //
 // The end of ctx is abrupt: nothing is handed over. Either way every waiting
 // call has ended, and every goroutine of the node too, when Run returns.
@@ -79,7 +79,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case ran:
 		return ErrAlreadyRun
 	case stopping:
-		return ErrStopped
+		return nil
 	}
 	err := n.run(ctx)
 	n.finish(err)
@@ -100,7 +100,7 @@ func (n *Node) Stop(ctx context.Context) error {
 		close(n.stop)
 	}
 	if first && !ran {
-		n.close(n.last, nil)
+		n.refuse(n.close(n.last, nil), nil)
 		n.finish(n.transport.Close())
 	}
 	select {
@@ -311,7 +311,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	start := time.Now()
 	c, err := n.recover()
 	if err != nil {
-		n.close(n.last, err)
+		n.refuse(n.close(n.last, err), err)
 		return err
 	}
 	l := newLoop(n, newDriver(c, driverSettings{
@@ -325,7 +325,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	}
 	if err := n.transport.Serve(local, n); err != nil {
 		err = fmt.Errorf("raft: node %s cannot serve at %s: %w", n.config.ID, n.config.Address, err)
-		n.close(n.last, err)
+		n.refuse(n.close(n.last, err), err)
 		return err
 	}
 	n.log.Info("started", zap.Uint64("term", uint64(c.currentTerm)), zap.Uint64("last_index", uint64(c.log.last())), zap.Int("members", len(c.configuration.members)))
@@ -389,8 +389,8 @@ func stoppedBy(id NodeID, cause error) error {
 	return fmt.Errorf("%w: %s, because: %v", ErrStopped, id, cause)
 }
 
-// close refuses everything from now on, and ends what waits for the loop.
-func (n *Node) close(last Status, cause error) {
+// close refuses everything from now on, and returns what waits for the loop.
+func (n *Node) close(last Status, cause error) taken {
 	last.Role, last.Leader, last.LeaderAddress, last.Peers = Follower, "", "", nil
 	last.Reason = "the node has stopped"
 	if cause != nil {
@@ -399,10 +399,14 @@ func (n *Node) close(last Status, cause error) {
 	n.mu.Lock()
 	n.last = last
 	n.mu.Unlock()
+	return n.inbox.close(stoppedBy(n.config.ID, cause))
+}
+
+// refuse ends what was left in the inbox of a node that stops.
+func (n *Node) refuse(left taken, cause error) {
 	err := stoppedBy(n.config.ID, cause)
-	left := n.inbox.close(err)
 	for _, answer := range left.asked {
-		answer <- last
+		answer <- n.Status()
 	}
 	for _, event := range left.events {
 		if respond := responderOf(event); respond != nil {

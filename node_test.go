@@ -351,6 +351,20 @@ func TestA5CallsDuringStop(t *testing.T) {
 	})
 }
 
+// What ends the applier's goroutine without a panic stops the node as well.
+func TestA3GoexitInApplyStopsTheNode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{
+			machine: recorders(func(string) error { runtime.Goexit(); return nil }),
+			ended:   func(*testing.T, raft.NodeID, error) {},
+		})
+		pending := c.proposeLater(context.Background(), "a", "x")
+		<-c.node("a").Done()
+		require.ErrorContains(t, c.node("a").Err(), "ended the goroutine")
+		requireUnknown(t, receive(t, pending, "the outcome").err)
+	})
+}
+
 func TestA5StopBeforeRun(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, clusterOptions{})
@@ -367,7 +381,7 @@ func TestA5StopBeforeRun(t *testing.T) {
 		}
 		<-node.Done()
 		require.NoError(t, node.Err())
-		require.ErrorIs(t, node.Run(t.Context()), raft.ErrStopped)
+		require.NoError(t, node.Run(t.Context()), "there is nothing left to do")
 		require.Zero(t, c.disk("a").writes())
 		receive(t, leaders, "the last leadership")
 		_, open := <-leaders
