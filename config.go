@@ -65,14 +65,14 @@ type Config struct {
 	MaxInflightMessages int
 
 	// MaxPendingBytes bounds the queue of proposals that are not in the log
-	// yet. Propose waits for room, ProposeAsync reports ErrOverloaded.
-	// Default 64 MiB.
+	// yet, each counted with 64 bytes beside its own. Propose waits for room,
+	// ProposeAsync reports ErrOverloaded. Default 64 MiB.
 	MaxPendingBytes int
 
 	// MaxUnappliedBytes bounds what a leader's log holds beyond the applied
-	// index: while it is exceeded, proposals wait in their queue. It is how a
-	// slow state machine, or a lost quorum, slows down its callers.
-	// Default 64 MiB.
+	// index, counted in the same way: while it is exceeded, proposals wait in
+	// their queue. It is how a slow state machine, or a lost quorum, slows down
+	// its callers. Default 64 MiB.
 	MaxUnappliedBytes int
 
 	// Logger receives what operators want to know; nothing is logged per
@@ -148,7 +148,7 @@ func (c Config) validate() error {
 	checkBytes("MaxBatchBytes", c.MaxBatchBytes, 1, 16<<20)
 	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, math.MaxInt)
 	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, 1<<16)
-	checkBytes("MaxPendingBytes", c.MaxPendingBytes, entrySize(c.MaxCommandBytes), math.MaxInt)
+	checkBytes("MaxPendingBytes", c.MaxPendingBytes, proposalSize(c.MaxCommandBytes), math.MaxInt)
 	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, math.MaxInt)
 	if len(problems) == 0 {
 		return nil

@@ -289,13 +289,13 @@ func TestUnappliedEntriesHoldBackProposals(t *testing.T) {
 	r.start("a")
 	r.settle()
 	r.node("a").slow = true
-	require.True(t, r.node("a").driver.wantsProposals())
+	require.Positive(t, r.node("a").driver.proposalRoom())
 	r.propose("a", strings.Repeat("x", 300))
 	r.settle()
-	require.False(t, r.node("a").driver.wantsProposals())
+	require.LessOrEqual(t, r.node("a").driver.proposalRoom(), 0)
 	r.node("a").slow = false
 	r.settle()
-	require.True(t, r.node("a").driver.wantsProposals())
+	require.Positive(t, r.node("a").driver.proposalRoom())
 	r.propose("a")
 	require.Equal(t, Index(3), r.core("a").log.last(), "an empty batch is nothing")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"time"
 )
@@ -95,7 +96,7 @@ func newDriver(c *core, settings driverSettings) *driver {
 var verifySteps = false
 
 // advance lets events happen, in order, then time, and returns the work that
-// has come of it. Batches of proposals are taken only if wantsProposals said so.
+// has come of it. Batches of proposals are taken as far as proposalRoom said.
 func (d *driver) advance(now time.Duration, events []any, batches []*batch) work {
 	for _, event := range events {
 		d.admit(now, event)
@@ -286,10 +287,14 @@ func (d *driver) accept(from NodeID) {
 	}
 }
 
-// wantsProposals reports whether proposals are to be taken out of their queue:
-// a node that cannot append them takes them to refuse them.
-func (d *driver) wantsProposals() bool {
-	return d.core.role != Leader || d.core.log.bytes-d.appliedBytes < d.settings.maxUnappliedBytes
+// proposalRoom returns how many bytes of proposals are to be taken out of their
+// queue. A node that cannot append them takes them all to refuse them.
+func (d *driver) proposalRoom() int {
+	if d.core.role != Leader {
+		return math.MaxInt
+	}
+	log := &d.core.log
+	return d.settings.maxUnappliedBytes - (log.bytes - d.appliedBytes) - proposalBytes*int(log.last()-d.applied)
 }
 
 // propose appends a batch of commands, or refuses it.

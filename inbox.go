@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ type inbox struct {
 	batches  []*batch        // of proposals, in order
 	pending  int             // bytes of batches, and of room that was promised
 	waiting  []*roomWaiter
+	left     int   // of those waiting that have left
 	lastSize int   // of the last batch taken: what the next may need
 	closed   error // why nothing is taken any more
 }
@@ -73,6 +75,7 @@ func (p *proposal) complete(result Result, err error) {
 type roomWaiter struct {
 	bytes   int
 	granted bool
+	left    bool // does not wait any more
 	ready   chan struct{}
 }
 
@@ -120,7 +123,7 @@ func (q *inbox) ask(answer chan<- Status) bool {
 func (q *inbox) enqueue(command []byte, p proposal) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	size := entrySize(len(command))
+	size := proposalSize(len(command))
 	switch {
 	case q.closed != nil:
 		return q.closed
@@ -128,17 +131,27 @@ func (q *inbox) enqueue(command []byte, p proposal) error {
 		return ErrOverloaded
 	}
 	q.pending += size
-	q.add(command, size, p)
+	q.add(command, p)
 	return nil
 }
 
+// proposalBytes is what a command counts beside its entry: its place in the
+// queue, and who waits for it. Else small commands would take far more memory
+// than the bounds say.
+const proposalBytes = 64
+
+// proposalSize is what a command of so many bytes counts in the queue.
+func proposalSize(commandBytes int) int { return entrySize(commandBytes) + proposalBytes }
+
+// size is what the batch counts in the queue.
+func (b *batch) size() int { return len(b.body) + proposalBytes*len(b.proposals) }
+
 // enqueueWait is enqueue for a caller that waits for room, in turn.
 func (q *inbox) enqueueWait(ctx context.Context, command []byte, p proposal) error {
-	size := entrySize(len(command))
 	if err := q.enqueue(command, p); err != ErrOverloaded {
 		return err
 	}
-	if err := q.awaitRoom(ctx, size); err != nil {
+	if err := q.awaitRoom(ctx, proposalSize(len(command))); err != nil {
 		return err
 	}
 	q.mu.Lock()
@@ -146,7 +159,7 @@ func (q *inbox) enqueueWait(ctx context.Context, command []byte, p proposal) err
 	if q.closed != nil {
 		return q.closed
 	}
-	q.add(command, size, p)
+	q.add(command, p)
 	return nil
 }
 
@@ -166,11 +179,23 @@ func (q *inbox) awaitRoom(ctx context.Context, size int) error {
 	defer q.mu.Unlock()
 	if w.granted {
 		q.pending -= size
-	} else if i := slices.Index(q.waiting, w); i >= 0 {
-		q.waiting = slices.Delete(q.waiting, i, i+1)
+	} else {
+		q.forget(w)
 	}
 	q.grantRoom()
 	return leftQueue(ctx)
+}
+
+// forget passes over a caller who does not wait for room any more. Those who
+// left are taken out together: many may leave at the same moment, and the loop
+// needs the lock. Called with mu held.
+func (q *inbox) forget(w *roomWaiter) {
+	w.left = true
+	q.left++
+	if 2*q.left > len(q.waiting) {
+		q.waiting = slices.DeleteFunc(q.waiting, func(w *roomWaiter) bool { return w.left })
+		q.left = 0
+	}
 }
 
 // leftQueue is the error of a caller whose ctx ended while its command waited
@@ -197,6 +222,11 @@ func contextError(ctx context.Context) error {
 func (q *inbox) grantRoom() {
 	for len(q.waiting) > 0 {
 		w := q.waiting[0]
+		if w.left {
+			q.waiting = q.waiting[1:]
+			q.left--
+			continue
+		}
 		if q.closed == nil && q.pending > 0 && q.pending+w.bytes > q.maxPendingBytes {
 			return
 		}
@@ -208,7 +238,8 @@ func (q *inbox) grantRoom() {
 }
 
 // add encodes a command into the last batch. Called with mu held.
-func (q *inbox) add(command []byte, size int, p proposal) {
+func (q *inbox) add(command []byte, p proposal) {
+	size := entrySize(len(command))
 	var b *batch
 	if n := len(q.batches); n > 0 && len(q.batches[n-1].body)+size <= q.maxBatchBytes {
 		b = q.batches[n-1]
@@ -243,8 +274,9 @@ func (q *inbox) withdraw(w *waiter) bool {
 	b.proposals[w.position].wait = nil
 	b.withdrawn += b.proposals[w.position].end - start
 	if 2*b.withdrawn > len(b.body) {
-		q.pending -= b.withdrawn
+		before := b.size()
 		b.compact()
+		q.pending -= before - b.size()
 		q.grantRoom()
 	}
 	return true
@@ -255,35 +287,42 @@ type taken struct {
 	events  []any
 	asked   []chan<- Status
 	batches []*batch
+	more    bool // proposals are left
 }
 
-// take returns what is there, the proposals only if they are wanted. The slice
-// of events is reused from then on.
-func (q *inbox) take(events []any, wantProposals bool) taken {
+// take returns what is there, of the proposals about as many bytes as there is
+// room for. The slice of events is reused from then on.
+func (q *inbox) take(events []any, room int) taken {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := taken{events: q.events, asked: q.asked}
 	q.events, q.asked = events[:0], nil
-	if wantProposals {
-		for _, b := range q.batches {
-			q.pending -= len(b.body)
-			q.lastSize = len(b.body)
-		}
-		out.batches = q.takeBatches()
+	out.batches = q.takeBatches(room)
+	out.more = len(q.batches) > 0
+	if len(out.batches) > 0 {
 		q.grantRoom()
 	}
 	return out
 }
 
-// takeBatches hands over the proposals. Called with mu held.
-func (q *inbox) takeBatches() []*batch {
-	batches := q.batches
-	q.batches = nil
-	for _, b := range batches {
+// takeBatches hands over proposals until they fill the room. Called with mu
+// held.
+func (q *inbox) takeBatches(room int) []*batch {
+	n := 0
+	for n < len(q.batches) && room > 0 {
+		b := q.batches[n]
+		room -= b.size()
+		q.pending -= b.size()
+		q.lastSize = len(b.body)
 		b.taken = true
 		b.compact()
+		n++
 	}
-	return batches
+	taken := q.batches[:n:n]
+	if q.batches = q.batches[n:]; len(q.batches) == 0 {
+		q.batches = nil
+	}
+	return taken
 }
 
 // compact removes the entries of callers that have left.
@@ -318,7 +357,7 @@ func (q *inbox) close(err error) taken {
 	}
 	q.closed = err
 	q.grantRoom() // those who wait for room find out that it is closed
-	out := taken{q.events, q.asked, q.takeBatches()}
+	out := taken{events: q.events, asked: q.asked, batches: q.takeBatches(math.MaxInt)}
 	q.events, q.asked = nil, nil
 	return out
 }

@@ -73,8 +73,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // whatever else has happened at the same moment
 		}
-		wanted := l.driver.wantsProposals()
-		in := l.node.inbox.take(events, wanted)
+		in := l.node.inbox.take(events, l.driver.proposalRoom())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
 		clear(in.events)
@@ -85,7 +84,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if err := l.carryOut(work); err != nil {
 			return err
 		}
-		if !wanted && l.driver.wantsProposals() {
+		if in.more && l.driver.proposalRoom() > 0 {
 			l.node.inbox.signal() // nobody else will: they have been there all along
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())

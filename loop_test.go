@@ -103,7 +103,7 @@ func TestTransportThatReturnsNothingIsAnError(t *testing.T) {
 	s.append(&AppendEntries{})
 	var lost, unanswered int
 	require.Eventually(t, func() bool {
-		for _, event := range l.node.inbox.take(nil, false).events {
+		for _, event := range l.node.inbox.take(nil, 0).events {
 			switch e := event.(type) {
 			case voteAnswered:
 				require.ErrorIs(t, e.err, errNoResponse)

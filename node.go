@@ -36,7 +36,9 @@ type Node struct {
 	err      error  // why the node stopped
 	last     Status // before Run and after it
 	watchers watchers
-	calls    sync.WaitGroup // callbacks with errors, see callBack
+	calls    []func()       // callbacks with errors, see callBack
+	calling  bool           // a goroutine makes them
+	callers  sync.WaitGroup // of that goroutine
 }
 
 // NewNode checks the configuration and returns a node that is ready to run. It
@@ -206,7 +208,10 @@ func (n *Node) checkCommand(command []byte) error {
 	return nil
 }
 
-// callBack runs f on a goroutine of its own, which the end of Run waits for.
+// callBack has f called from a goroutine that does nothing else: neither the
+// loop nor a caller of ProposeAsync may run code of others. The end of Run waits
+// for it, but not for what is left to call after that: a callback that proposes
+// again without end must not keep a node from stopping.
 func (n *Node) callBack(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -214,7 +219,27 @@ func (n *Node) callBack(f func()) {
 		go f()
 		return
 	}
-	n.calls.Go(f)
+	if n.calls = append(n.calls, f); !n.calling {
+		n.calling = true
+		n.callers.Go(n.makeCalls)
+	}
+}
+
+// makeCalls makes the callbacks that wait, in order, and ends when none does.
+func (n *Node) makeCalls() {
+	for {
+		n.mu.Lock()
+		calls := n.calls
+		n.calls = nil
+		n.calling = len(calls) > 0
+		n.mu.Unlock()
+		if len(calls) == 0 {
+			return
+		}
+		for _, call := range calls {
+			call()
+		}
+	}
 }
 
 // Status returns what the node knows at this moment. It waits for the event
@@ -442,7 +467,7 @@ func (n *Node) finish(err error) {
 	n.watchers.publish(Leadership{Term: n.last.Term})
 	n.watchers.close()
 	n.mu.Unlock()
-	n.calls.Wait()
+	n.callers.Wait()
 	if err != nil {
 		n.log.Error("stopped", zap.Error(err))
 	} else {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -571,7 +572,7 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const size = 1000
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
-			config.MaxCommandBytes, config.MaxPendingBytes, config.MaxUnappliedBytes = size, 100*(size+20), 1
+			config.MaxCommandBytes, config.MaxPendingBytes, config.MaxUnappliedBytes = size, 100*(size+70), 1
 		}})
 		leader := c.leader()
 		node := c.node(leader)
@@ -581,7 +582,7 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 
 		first := c.proposeLater(t.Context(), leader, "in the log") // beyond MaxUnappliedBytes: the rest is queued
 		synctest.Wait()
-		overloaded, accepted := 0, 0
+		accepted := 0
 		for i := range 10_000 {
 			node.ProposeAsync(command(i), func(_ raft.Result, err error) {
 				if err == nil {
@@ -593,7 +594,6 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		_ = overloaded
 
 		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -615,6 +615,36 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 		applied := c.equal()
 		require.Equal(t, "patient", applied[len(applied)-1])
 		require.Len(t, applied, accepted+2)
+	})
+}
+
+// A callback that proposes again and again keeps no node from stopping.
+func TestEndlessCallbackDoesNotKeepANodeFromStopping(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		node := c.node(c.others(c.leader())[0])
+		var calls, afterwards atomic.Int32
+		var again func(raft.Result, error)
+		again = func(_ raft.Result, err error) {
+			requireRefused(t, err)
+			calls.Add(1)
+			time.Sleep(time.Millisecond)
+			select {
+			case <-node.Done():
+				afterwards.Add(1)
+			default:
+			}
+			if afterwards.Load() < 10 {
+				node.ProposeAsync([]byte("again"), again)
+			}
+		}
+		node.ProposeAsync([]byte("again"), again)
+		time.Sleep(time.Second)
+		require.Greater(t, calls.Load(), int32(100))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.NoError(t, node.Stop(ctx))
+		time.Sleep(time.Second) // the last of them ends
 	})
 }
 

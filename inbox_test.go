@@ -1,0 +1,106 @@
+package raft
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Small commands fill the queue by what they cost, not by their own bytes.
+func TestQueueCountsWhatACommandCosts(t *testing.T) {
+	const bound = 1 << 20
+	q := newInbox(bound, 1<<16)
+	n := 0
+	for q.enqueue(nil, proposal{done: func(Result, error) {}}) == nil {
+		n++
+	}
+	require.LessOrEqual(t, n, bound/proposalBytes)
+	require.Greater(t, n, bound/proposalBytes*9/10)
+}
+
+// The loop takes about as much as there is room for, and is told of the rest.
+func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
+	q := newInbox(1<<20, 1000)
+	for range 50 {
+		require.NoError(t, q.enqueue(make([]byte, 400), proposal{done: func(Result, error) {}}))
+	}
+	pending := q.pending
+	require.Empty(t, q.take(nil, 0).batches)
+	first := q.take(nil, 1500)
+	require.True(t, first.more)
+	require.Len(t, first.batches, 2)
+	require.Equal(t, pending-first.batches[0].size()-first.batches[1].size(), q.pending)
+	rest := q.take(nil, 1<<30)
+	require.False(t, rest.more)
+	require.Len(t, rest.batches, 23)
+	require.Zero(t, q.pending)
+}
+
+// Many callers that leave at the same moment hold nobody up: each costs about as
+// much as the one before.
+func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInbox(1000, 1000)
+		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		const callers = 20_000
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, callers)
+		for range callers {
+			go func() { left <- q.enqueueWait(ctx, make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+		}
+		synctest.Wait()
+		require.Len(t, q.waiting, callers)
+		cancel()
+		synctest.Wait()
+		require.Len(t, left, callers)
+		for range callers {
+			require.ErrorIs(t, <-left, ErrNotAccepted)
+		}
+		require.Empty(t, q.waiting)
+		require.Zero(t, q.left)
+		require.Equal(t, proposalSize(900), q.pending)
+
+		// Who comes after them gets the room, once there is some.
+		last := make(chan error, 1)
+		go func() { last <- q.enqueueWait(t.Context(), make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+		time.Sleep(time.Second)
+		require.Empty(t, last)
+		require.Len(t, q.take(nil, 1<<30).batches, 1)
+		synctest.Wait()
+		require.NoError(t, <-last)
+	})
+}
+
+// Callers that leave while others stay are passed over.
+func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInbox(1000, 1000)
+		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		served := make(chan int, 5)
+		var leave []context.CancelFunc
+		for i := range 5 {
+			ctx, cancel := context.WithCancel(t.Context())
+			leave = append(leave, cancel)
+			go func() {
+				if q.enqueueWait(ctx, make([]byte, 900), proposal{done: func(Result, error) {}}) == nil {
+					served <- i
+				}
+			}()
+			synctest.Wait()
+		}
+		leave[0]()
+		leave[2]()
+		synctest.Wait()
+		for _, want := range []int{1, 3, 4} {
+			q.take(nil, 1<<30)
+			synctest.Wait()
+			require.Equal(t, want, <-served)
+		}
+		for _, cancel := range leave {
+			cancel()
+		}
+	})
+}
