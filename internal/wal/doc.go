@@ -1,0 +1,100 @@
+// Package wal keeps a log of entries on disk: a write-ahead log that entries
+// are appended to, whose end can be replaced and whose beginning can be
+// forgotten. Entries are opaque bytes in runs of one term; beside them the log
+// keeps a commit index, and a state of the caller's that is replaced as a whole.
+// Everything that one [Log.Append] is given becomes durable together, with one
+// write and one sync, or not at all.
+//
+//	log, contents, err := wal.Open(vfs.OS(), "node1.raft", wal.Options{})
+//	err = log.Append(wal.Batch{State: vote, Runs: []wal.Run{{Term: 2, First: 7, Count: 1, Body: entry}}})
+//	runs, err := log.Read(5, 7, 1<<20)
+//	err = log.Close()
+//
+// # What is assumed of the disk
+//
+// Once a sync has returned without an error, what was written before it is
+// there after a crash, and the names that were there before the sync of a
+// directory. A write that no sync followed may leave any of its sectors, in any
+// order, whole or torn. It does not damage bytes beside it. A sync that failed
+// says nothing about what it was to make durable, whatever a later one says:
+// nothing is written after it.
+//
+// Bytes at rest may rot: every byte that counts is under a checksum, which is
+// looked at when the log is opened and when entries are read. What was durable
+// and is not what was written is an error, and the files stay as they are. That
+// the last batch before a crash was durable is not known to anybody but the
+// caller, though: if it is damaged, it looks like one that was cut short.
+//
+// # Segments
+//
+// The log is a sequence of files, 0000000000000001.wal and so on. Batches never
+// cross the border of two files. A file is made ahead of time under the name
+// 0000000000000002.spare, with all of its space. When its turn comes it gets its
+// header, which is synced, then its name, which is synced, and then the file
+// before it gets its seal. So a segment that is there has a header, and a sealed
+// one has a successor.
+//
+// All numbers are big endian. Checksums are CRC-32C.
+//
+//	segment   0          8         12         16         24         32         40
+//	          +----------+----------+----------+----------+----------+----------+
+//	          | raft.wal | version  | checksum |  number  |   salt   |   size   |
+//	          |          | 1, u32   | u32      |  u64     |   u64    | of file  |
+//	          +----------+----------+----------+----------+----------+----------+
+//	         40         48         56              72          88         92
+//	          +----------+----------+---------------+-----------+----------+
+//	          | first    | commit   | compacted     | last      | checksum |
+//	          | batch u64| index u64| index, term   | index,term| of batch |
+//	          +----------+----------+---------------+-----------+  before  |
+//	         92         96        97     112                    +----------+
+//	          +----------+---------+------+-----------+
+//	          | length of| 1: there| zeros| state ... | zeros, to a multiple of 8
+//	          | state u32| is one  |      |           |
+//	          +----------+---------+------+-----------+
+//
+// The header has a copy of all that the segments before it say, but for their
+// entries, so these files can be removed once their entries are not needed. Its
+// checksum is of everything but itself.
+//
+// # Batches
+//
+//	batch     0          4          8         16         24
+//	          +----------+----------+----------+----------+
+//	          | btch     | checksum | number   | synced   |
+//	          |          | u32      | u64      | through  |
+//	          +----------+----------+----------+----------+
+//	         24         28         32         36         40
+//	          +----------+----------+----------+----------+-------------+------------+
+//	          | checksum | length of| length of| checksum | records ... | bodies ... | zeros,
+//	          | of batch | records  | bodies   | of       |             |            | to a multiple
+//	          | before   | u32      | u32      | records  |             |            | of 8
+//	          +----------+----------+----------+----------+-------------+------------+
+//
+// The checksum of a batch is of bytes 8 to 40, seeded with the segment's salt and
+// the batch's offset, so that bytes which came from elsewhere, such as a
+// caller's, never look like a batch. It covers all the rest: the records by
+// their checksum, the bodies by those in the records. Synced through is the
+// number of the last batch whose sync had returned when this one was written.
+//
+//	records   1 state     u32 length, bytes
+//	          2 truncate  u64 last            the entries behind are gone
+//	          3 run       u64 term, u64 first, u32 count, u32 length, u32 checksum
+//	          4 commit    u64 index
+//	          5 compact   u64 index, u64 term the entries up to there are gone
+//	          6 seal                          the next segment exists
+//
+// They stand in this order, each at most once but for runs. A seal stands alone,
+// at the end of a segment, and has the number of the batch that follows it. A
+// batch without records says that the log was closed.
+//
+// # Recovery
+//
+// Opening reads everything, and changes nothing until all of it was checked. A
+// batch that is not whole ends the log, if nothing says that it was durable: no
+// batch behind it whose synced-through reaches it, no seal, no later segment.
+// Otherwise data was lost, and [CorruptError] says where. The same goes for a
+// file that is shorter than it was made, and for missing or exchanged files.
+//
+// Then the rest of the last file is filled with zeros, and the last batch is
+// written again unless it is known to be durable, since it counts from now on.
+package wal

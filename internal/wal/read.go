@@ -1,0 +1,117 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrCompacted is returned by Read for entries that were compacted.
+var ErrCompacted = errors.New("the entries were compacted")
+
+// maxGap is how many bytes between two bodies are read along, rather than asked
+// for separately.
+const maxGap = 4 << 10
+
+// piece is a stretch of one file that holds the bodies of several runs.
+type piece struct {
+	segment *segment
+	offset  int64
+	length  int64
+	spans   []span
+	terms   []uint64
+}
+
+// Read returns the runs that hold the entries from first up to last, or of the
+// first of these as many as take about maxBytes, one run at least. The first
+// run may begin before first. It may be called from any goroutine, and does not
+// wait for an Append that is under way, whose entries it does not see.
+//
+// The error matches ErrCompacted if the log begins behind first, and is a
+// *CorruptError if the bytes are not those that were written.
+func (l *Log) Read(first, last uint64, maxBytes int) ([]Run, error) {
+	pieces, err := l.locate(first, last, maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, p := range pieces {
+			p.segment.use.RUnlock()
+		}
+	}()
+	var runs []Run
+	for _, p := range pieces {
+		if runs, err = p.read(runs); err != nil {
+			return nil, err
+		}
+	}
+	return runs, nil
+}
+
+// locate finds out what to read, and keeps the files open until it was read.
+func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	x := &l.index
+	switch {
+	case first <= x.compacted.Index:
+		return nil, fmt.Errorf("%w: entry %d is asked for, the log begins behind %d", ErrCompacted, first, x.compacted.Index)
+	case first > last || last > x.last.Index:
+		return nil, fmt.Errorf("entries %d to %d are asked for, the log ends at %d", first, last, x.last.Index)
+	}
+	var pieces []piece
+	n, k := x.find(first)
+	term := 0
+	for bytes := 0; n < len(x.segments); k++ {
+		s := x.segments[n]
+		if k == len(s.spans) {
+			n, k = n+1, -1
+			continue
+		}
+		next := s.spans[k]
+		if next.first > last || bytes > 0 && bytes+int(next.length) > maxBytes {
+			break
+		}
+		bytes += int(next.length)
+		for term+1 < len(x.terms) && x.terms[term+1].First <= next.first {
+			term++
+		}
+		if !extend(pieces, s, next, x.terms[term].Term) {
+			s.use.RLock()
+			pieces = append(pieces, piece{s, int64(next.offset), int64(next.length), []span{next}, []uint64{x.terms[term].Term}})
+		}
+	}
+	return pieces, nil
+}
+
+// extend adds a span to the last piece, if it stands close behind it.
+func extend(pieces []piece, s *segment, next span, term uint64) bool {
+	if len(pieces) == 0 {
+		return false
+	}
+	p := &pieces[len(pieces)-1]
+	gap := int64(next.offset) - (p.offset + p.length)
+	if p.segment != s || gap < 0 || gap > maxGap {
+		return false
+	}
+	p.length += gap + int64(next.length)
+	p.spans = append(p.spans, next)
+	p.terms = append(p.terms, term)
+	return true
+}
+
+// read reads a piece, checks its runs and adds them.
+func (p piece) read(runs []Run) ([]Run, error) {
+	buffer := make([]byte, p.length)
+	if n, err := p.segment.file.ReadAt(buffer, p.offset); n < len(buffer) {
+		return nil, fmt.Errorf("%s: %w", p.segment.name, err)
+	}
+	for i, s := range p.spans {
+		start := int64(s.offset) - p.offset
+		body := buffer[start : start+int64(s.length) : start+int64(s.length)]
+		if checksum(body) != s.checksum {
+			return nil, &CorruptError{p.segment.name, int64(s.offset), fmt.Sprintf("entries %d to %d are not what was written", s.first, s.last())}
+		}
+		runs = append(runs, Run{Term: p.terms[i], First: s.first, Count: int(s.count), Body: body})
+	}
+	return runs, nil
+}

@@ -1,0 +1,384 @@
+package wal
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"slices"
+)
+
+// recovery is what the log looks like when it is opened. It changes nothing
+// until everything was looked at.
+type recovery struct {
+	log    *Log
+	files  []uint64 // numbers of segments, sorted
+	spares []string
+
+	window  window
+	records records
+	buffer  []byte // the bytes of records
+	vouched uint64 // the last batch that is known to have been durable
+
+	// Of the last segment.
+	last int64 // where its last batch starts; 0: it has none
+	end  int64 // where the whole batches end
+	junk int64 // where the zeros begin that fill the rest
+
+	sealed bool // it says that another one follows
+}
+
+// recover reads the whole log, checks it, and repairs what a crash has left
+// behind: a batch at the end that is not whole was never acknowledged and goes.
+func (l *Log) recover() error {
+	r := &recovery{log: l}
+	if err := r.list(); err != nil {
+		return err
+	}
+	for i, number := range r.files {
+		if err := r.replay(number, i == len(r.files)-1); err != nil {
+			return err
+		}
+	}
+	if first := l.index.missing(); first > 0 {
+		return &CorruptError{l.path(fileName(r.files[0]-1, segmentSuffix)), 0, fmt.Sprintf("it is missing, and with it entry %d", first)}
+	}
+	return r.repair()
+}
+
+// list finds the files of the log.
+func (r *recovery) list() error {
+	names, err := r.log.fs.List(r.log.dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if number, ok := fileNumber(name, segmentSuffix); ok {
+			r.files = append(r.files, number)
+		}
+		if _, ok := fileNumber(name, spareSuffix); ok {
+			r.spares = append(r.spares, name)
+		}
+	}
+	slices.Sort(r.files)
+	for i, number := range r.files[min(1, len(r.files)):] {
+		if number != r.files[i]+1 {
+			return &CorruptError{r.log.path(fileName(r.files[i]+1, segmentSuffix)), 0, fmt.Sprintf("it is missing, between %s and %s", fileName(r.files[i], segmentSuffix), fileName(number, segmentSuffix))}
+		}
+	}
+	for _, name := range r.spares {
+		if len(r.files) == 0 && name != fileName(1, spareSuffix) {
+			return &CorruptError{r.log.path(name), 0, "it is left of a log of which everything else is missing"}
+		}
+	}
+	return nil
+}
+
+// replay reads one segment and takes over what it says.
+func (r *recovery) replay(number uint64, isLast bool) error {
+	l := r.log
+	s := &segment{name: l.path(fileName(number, segmentSuffix))}
+	file, err := l.fs.Open(s.name)
+	if err != nil {
+		return err
+	}
+	s.file = file
+	l.index.segments = append(l.index.segments, s) // which are closed in the end, whatever happens
+	size, err := file.Size()
+	if err != nil {
+		return err
+	}
+	r.window.reset(s, size)
+	if err := r.readHeader(s, number, size); err != nil {
+		return err
+	}
+	if len(l.index.segments) == 1 {
+		l.index.snapshot = s.base
+		l.next, l.previous = s.firstBatch, s.previous
+	} else if err := r.continues(s); err != nil {
+		return err
+	}
+	s.end = l.index.last.Index
+	r.vouched = s.firstBatch - 1
+	r.last, r.end, r.sealed = 0, s.length(), false
+	for {
+		more, err := r.readBatch(s)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	l.position = r.end
+	if isLast {
+		return r.examineRest(s)
+	}
+	return nil
+}
+
+// readHeader reads and checks the header of a segment.
+func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
+	corrupt := func(format string, args ...any) error {
+		return &CorruptError{s.name, 0, fmt.Sprintf(format, args...)}
+	}
+	if size < headerBytes {
+		return corrupt("it has %d bytes, less than a header", size)
+	}
+	b, err := r.window.at(0, headerBytes)
+	if err != nil {
+		return err
+	}
+	length, err := headerLength(b)
+	if newer, ok := err.(errNewer); ok {
+		return fmt.Errorf("%s: %w", s.name, newer)
+	}
+	if err != nil {
+		return corrupt("%v", err)
+	}
+	if size < length {
+		return corrupt("it has %d bytes, less than its header", size)
+	}
+	if b, err = r.window.at(0, length); err != nil {
+		return err
+	}
+	if s.header, err = decodeHeader(b); err != nil {
+		return corrupt("%v", err)
+	}
+	if s.number != number {
+		return corrupt("it is segment %d under the name of another", s.number)
+	}
+	if s.size > size {
+		return corrupt("it has %d bytes and was made with %d: its end is missing", size, s.size)
+	}
+	return nil
+}
+
+// continues checks that a segment goes on where the one before ended. Its header
+// was written when everything before was durable: what the one before has less
+// of was lost.
+func (r *recovery) continues(s *segment) error {
+	l := r.log
+	before := l.index.segments[len(l.index.segments)-2]
+	if s.firstBatch > l.next {
+		return &CorruptError{before.name, r.end, fmt.Sprintf("batch %d is damaged or missing, and was durable: %s begins with batch %d", l.next, s.name, s.firstBatch)}
+	}
+	if s.firstBatch < l.next || s.previous != l.previous || s.base.last != l.index.last || s.base.commit != l.index.commit {
+		return &CorruptError{s.name, 0, fmt.Sprintf("it does not continue %s", before.name)}
+	}
+	return nil
+}
+
+// readBatch reads the next batch, and reports false at the end of the whole
+// ones.
+func (r *recovery) readBatch(s *segment) (bool, error) {
+	l := r.log
+	h, ok, err := r.readHead(s)
+	if !ok {
+		return false, err
+	}
+	corrupt := func(format string, args ...any) (bool, error) {
+		return false, &CorruptError{s.name, r.end, fmt.Sprintf("batch %d: ", h.number) + fmt.Sprintf(format, args...)}
+	}
+	whole, err := r.readRecords(s, h)
+	if err == errRecords {
+		return corrupt("%v", err)
+	}
+	if !whole {
+		return false, err
+	}
+	if r.records.seal && h.number == l.next {
+		r.sealed = true
+		return false, nil
+	}
+	if h.number != l.next || h.previous != l.previous || h.syncedThrough >= h.number {
+		return corrupt("it stands where batch %d should be", l.next)
+	}
+	if err := l.index.check(&r.records); err != nil {
+		return corrupt("%v", err)
+	}
+	l.index.apply(&r.records, s, r.end+headBytes+int64(h.recordsLength))
+	r.vouched = max(r.vouched, h.syncedThrough)
+	r.last, r.end = r.end, r.end+h.length()
+	l.next++
+	l.previous = h.checksum
+	return true, nil
+}
+
+// readHead reads the head of a batch that the file has room for.
+func (r *recovery) readHead(s *segment) (head, bool, error) {
+	if r.end+headBytes > s.size {
+		return head{}, false, nil
+	}
+	b, err := r.window.at(r.end, headBytes)
+	if err != nil {
+		return head{}, false, err
+	}
+	h, ok := decodeHead(b, s.salt, r.end)
+	return h, ok && r.end+h.length() <= s.size, nil
+}
+
+// readRecords reads the records of a batch and checks the bodies of its runs.
+// False says that some of it is not there.
+func (r *recovery) readRecords(s *segment, h head) (bool, error) {
+	at := r.end + headBytes
+	b, err := r.window.at(at, int64(h.recordsLength))
+	if err != nil {
+		return false, err
+	}
+	if checksum(b) != h.recordChecksum {
+		return false, nil
+	}
+	r.buffer = append(r.buffer[:0], b...) // the window moves on
+	if err := r.records.decode(r.buffer); err != nil {
+		return false, err
+	}
+	at += int64(h.recordsLength)
+	bodies := int64(0)
+	for _, run := range r.records.runs {
+		bodies += int64(run.length)
+	}
+	if bodies != int64(h.bodiesLength) {
+		return false, errRecords
+	}
+	for _, run := range r.records.runs {
+		sum, err := r.window.checksum(at, int64(run.length))
+		if err != nil || sum != run.checksum {
+			return false, err
+		}
+		at += int64(run.length)
+	}
+	return true, nil
+}
+
+// examineRest looks at what follows the last whole batch. If anything there says
+// that more was durable, it was lost. Else it is what a crash has left of a batch
+// that was never acknowledged.
+func (r *recovery) examineRest(s *segment) error {
+	if r.sealed {
+		return &CorruptError{r.log.path(fileName(s.number+1, segmentSuffix)), 0, fmt.Sprintf("it is missing: %s says that it follows", s.name)}
+	}
+	r.junk = r.end
+	for pos := r.end; pos < s.size; {
+		b, err := r.window.at(pos, min(windowBytes, s.size-pos))
+		if err != nil {
+			return err
+		}
+		n := len(b)
+		if pos+int64(n) < s.size {
+			n -= headBytes // a head that begins in there is looked at with what follows
+		}
+		for i := 0; i < n; i += 8 {
+			word := b[i:min(i+8, len(b))]
+			if isZero(word) {
+				continue
+			}
+			r.junk = pos + int64(i+len(word))
+			if h, ok := decodeHead(b[i:], s.salt, pos+int64(i)); ok && h.syncedThrough >= r.log.next {
+				return &CorruptError{s.name, r.end, fmt.Sprintf("batch %d is damaged, and was durable when batch %d was written", r.log.next, h.number)}
+			}
+		}
+		pos += int64(n)
+	}
+	return nil
+}
+
+// isZero reports whether the bytes, at most eight, are all 0.
+func isZero(word []byte) bool {
+	if len(word) == 8 {
+		return binary.NativeEndian.Uint64(word) == 0
+	}
+	for _, b := range word {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// repair makes durable what was found, since it counts from now on, and removes
+// what does not. If it is interrupted, the next one does the same.
+func (r *recovery) repair() error {
+	l := r.log
+	for _, name := range r.spares {
+		if err := l.fs.Remove(l.path(name)); err != nil {
+			return err
+		}
+	}
+	if len(r.files) > 0 {
+		if err := r.repairLast(l.active()); err != nil {
+			return err
+		}
+	}
+	return l.fs.SyncDir(l.dir)
+}
+
+// repairLast clears the rest of the last segment. It writes the last batch
+// again if nothing says that it is durable: after a failed sync a system may
+// show bytes that it believes to be on the disk, and that are not.
+func (r *recovery) repairLast(s *segment) error {
+	zeros := make([]byte, min(windowBytes, r.junk-r.end))
+	for at := r.end; at < r.junk; at += int64(len(zeros)) {
+		if _, err := s.file.WriteAt(zeros[:min(int64(len(zeros)), r.junk-at)], at); err != nil {
+			return err
+		}
+	}
+	if r.last > 0 && r.vouched < r.log.next-1 {
+		for at := r.last; at < r.end; {
+			b, err := r.window.at(at, min(windowBytes, r.end-at))
+			if err != nil {
+				return err
+			}
+			if _, err := s.file.WriteAt(b, at); err != nil {
+				return err
+			}
+			at += int64(len(b))
+		}
+	}
+	return s.file.Sync()
+}
+
+// windowBytes is how much is read at once.
+const windowBytes = 1 << 20
+
+// window is the part of a file that was read last.
+type window struct {
+	segment *segment
+	size    int64 // of the file
+	start   int64
+	bytes   []byte
+}
+
+func (w *window) reset(s *segment, size int64) {
+	*w = window{segment: s, size: size, bytes: w.bytes[:0]}
+}
+
+// at returns n bytes at a position, which the file must have. They are valid
+// until the next call.
+func (w *window) at(pos, n int64) ([]byte, error) {
+	if offset := pos - w.start; offset >= 0 && offset+n <= int64(len(w.bytes)) {
+		return w.bytes[offset : offset+n], nil
+	}
+	length := max(n, min(windowBytes, w.size-pos))
+	w.start = pos
+	w.bytes = slices.Grow(w.bytes[:0], int(length))[:length]
+	if got, err := w.segment.file.ReadAt(w.bytes, pos); got < len(w.bytes) {
+		w.bytes = w.bytes[:0]
+		return nil, fmt.Errorf("%s: %w", w.segment.name, err)
+	}
+	return w.bytes[:n], nil
+}
+
+// checksum returns that of n bytes at a position.
+func (w *window) checksum(pos, n int64) (uint32, error) {
+	sum := uint32(0)
+	for n > 0 {
+		b, err := w.at(pos, min(n, windowBytes))
+		if err != nil {
+			return 0, err
+		}
+		sum = crc32.Update(sum, castagnoli, b)
+		pos += int64(len(b))
+		n -= int64(len(b))
+	}
+	return sum, nil
+}
