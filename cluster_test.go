@@ -410,6 +410,12 @@ func (d *disk) Save(batch raft.SaveBatch) error {
 	return d.memory.Save(batch)
 }
 
+func (d *disk) Entries(first, last raft.Index, maxBytes int) (raft.Entries, error) {
+	return d.memory.Entries(first, last, maxBytes)
+}
+
+func (d *disk) Compact(index raft.Index) error { return d.memory.Compact(index) }
+
 // slow makes every write take a time.
 func (d *disk) slow(delay time.Duration) {
 	d.mu.Lock()

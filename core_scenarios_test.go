@@ -734,11 +734,10 @@ func TestW6LeaderThatLostCommittedEntriesStopsTheFollower(t *testing.T) {
 
 // A node whose storage does not fit together does not start.
 func TestW6StorageThatLostEntriesIsRefused(t *testing.T) {
-	r := newRig(t, "a b c")
 	settings := coreSettings{id: "a", electionTimeout: wait}
 	for _, state := range []StorageState{
-		{HardState: HardState{Term: 2}, Commit: 3, Entries: r.log("1 1")},
-		{HardState: HardState{Term: 1}, Commit: 1, Entries: r.log("1 2")},
+		{HardState: HardState{Term: 2}, Commit: 3, Last: 2, Terms: []TermStart{{1, 1}}},
+		{HardState: HardState{Term: 1}, Commit: 1, Last: 2, Terms: []TermStart{{1, 1}, {2, 2}}},
 		{HardState: HardState{Term: 1}},
 	} {
 		_, err := newCore(settings, state, true, 1, 0)

@@ -48,6 +48,10 @@ var (
 	ErrAlreadyRun = errors.New("raft: Run was called before")
 )
 
+// ErrCompacted is matched by the error of [Storage.Entries] for entries that the
+// storage has forgotten, as it was told to.
+var ErrCompacted = errors.New("raft: entries compacted")
+
 // Errors between nodes. A Handler returns them, and transports carry them to
 // the caller as codes, so that errors.Is holds on the other side.
 var (

@@ -234,6 +234,37 @@ func (e Entries) upTo(index Index) Entries {
 	return Entries{append(e.runs[:end:end], head)}
 }
 
+// position returns the number of the run that holds index.
+func (e Entries) position(index Index) int {
+	return sort.Search(len(e.runs), func(i int) bool { return e.runs[i].last() >= index })
+}
+
+// from returns entries that start at index, whole runs of at most maxBytes as
+// far as possible, and one entry at least if there is one.
+func (e Entries) from(index Index, maxBytes int) Entries {
+	if index > e.last() {
+		return Entries{}
+	}
+	i := e.position(index)
+	head := e.runs[i]
+	if skip := int(index - head.first); skip > 0 {
+		_, head = head.split(skip)
+	}
+	if len(head.body) > maxBytes && head.count > 1 {
+		head, _ = head.split(head.fitting(maxBytes))
+		return Entries{[]run{head}}
+	}
+	size, end := len(head.body), i+1
+	for end < len(e.runs) && size+len(e.runs[end].body) <= maxBytes {
+		size += len(e.runs[end].body)
+		end++
+	}
+	if head.first == e.runs[i].first {
+		return Entries{e.runs[i:end:end]}
+	}
+	return Entries{append([]run{head}, e.runs[i+1:end]...)}
+}
+
 // Size returns how many bytes the entries take in memory and, but for a few
 // bytes of headers, on the wire and on disk.
 func (e Entries) Size() int {
@@ -340,11 +371,6 @@ func (l *raftLog) lastTerm() Term {
 	return l.runs[len(l.runs)-1].term
 }
 
-// position returns the number of the run that holds index.
-func (l *raftLog) position(index Index) int {
-	return sort.Search(len(l.runs), func(i int) bool { return l.runs[i].last() >= index })
-}
-
 // term returns the term of the entry at index, and whether the log knows it.
 func (l *raftLog) term(index Index) (Term, bool) {
 	if index == 0 {
@@ -353,7 +379,7 @@ func (l *raftLog) term(index Index) (Term, bool) {
 	if index > l.last() {
 		return 0, false
 	}
-	return l.runs[l.position(index)].term, true
+	return l.runs[Entries{l.runs}.position(index)].term, true
 }
 
 // matches reports whether the log has an entry of that term at index: then it
@@ -378,37 +404,16 @@ func (l *raftLog) moreUpToDate(index Index, term Term) bool {
 // never fall along a log.
 func (l *raftLog) agreement(index Index, term Term) (Index, Term) {
 	index = min(index, l.last())
-	for i := l.position(index); index > 0 && l.runs[i].term > term; i-- {
+	for i := (Entries{l.runs}).position(index); index > 0 && l.runs[i].term > term; i-- {
 		index = l.runs[i].first - 1
 	}
 	have, _ := l.term(index)
 	return index, have
 }
 
-// from returns entries that start at index, whole runs of at most maxBytes as
-// far as possible, and one entry at least if there is one.
+// from returns entries that start at index.
 func (l *raftLog) from(index Index, maxBytes int) Entries {
-	if index > l.last() {
-		return Entries{}
-	}
-	i := l.position(index)
-	head := l.runs[i]
-	if skip := int(index - head.first); skip > 0 {
-		_, head = head.split(skip)
-	}
-	if len(head.body) > maxBytes && head.count > 1 {
-		head, _ = head.split(head.fitting(maxBytes))
-		return Entries{[]run{head}}
-	}
-	size, end := len(head.body), i+1
-	for end < len(l.runs) && size+len(l.runs[end].body) <= maxBytes {
-		size += len(l.runs[end].body)
-		end++
-	}
-	if head.first == l.runs[i].first {
-		return Entries{l.runs[i:end:end]}
-	}
-	return Entries{append([]run{head}, l.runs[i+1:end]...)}
+	return Entries{l.runs}.from(index, maxBytes)
 }
 
 // fitting returns how many entries of the run fit into maxBytes, 1 at least.
@@ -449,7 +454,7 @@ func (l *raftLog) replaceFrom(entries Entries) error {
 
 // truncate removes the entry at index and all behind it.
 func (l *raftLog) truncate(index Index) {
-	i := l.position(index)
+	i := Entries{l.runs}.position(index)
 	head := l.runs[i]
 	l.bytes -= Entries{l.runs[i:]}.Size()
 	l.runs = slices.Clip(l.runs[:i]) // the next append copies: messages share what is removed

@@ -204,7 +204,7 @@ func requireFrom(t *testing.T, w *twinLog, l *raftLog, index Index, maxBytes int
 	require.Equal(t, w.entries[index-1:int(index)-1+len(list)], list)
 	require.True(t, part.Size() <= maxBytes || len(list) == 1, "%d bytes of %d", part.Size(), maxBytes)
 	if next := int(index) - 1 + len(list); next < len(w.entries) {
-		following := l.runs[l.position(Index(next)+1)]
+		following := l.runs[Entries{l.runs}.position(Index(next)+1)]
 		if following.first <= Index(next) { // the run was split: nothing more fitted
 			require.Greater(t, part.Size()+entrySize(len(w.entries[next].Data)), maxBytes)
 		} else {

@@ -49,6 +49,7 @@ type Member struct {
 type configuration struct {
 	index   Index
 	members []Member // sorted by ID
+	data    []byte   // what it was decoded from
 }
 
 // member returns the member of that id.
@@ -88,7 +89,7 @@ func (c configuration) encode() []byte {
 
 // decodeConfiguration reads what encode wrote; further fields are ignored.
 func decodeConfiguration(index Index, data []byte) (configuration, error) {
-	c := configuration{index: index}
+	c := configuration{index: index, data: data}
 	r := wire.NewReader(data)
 	fields := r.ArrayLen()
 	for range r.ArrayLen() {
@@ -118,7 +119,10 @@ func bootstrap(config Config, incarnation uint64) SaveBatch {
 	}
 	data := first.encode()
 	sum := sha256.Sum256(append(wire.AppendString(nil, config.Cluster), data...))
-	state := &HardState{ID: config.ID, Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16])}
+	state := &HardState{
+		ID: config.ID, Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16]),
+		Configuration: ConfigurationEntry{1, data},
+	}
 	return SaveBatch{
 		HardState: state,
 		Commit:    1,
@@ -126,23 +130,14 @@ func bootstrap(config Config, incarnation uint64) SaveBatch {
 	}
 }
 
-// loadConfiguration takes the last configuration of the log: it is in force
-// from the moment that it is in the log, committed or not (§4.1).
-func (c *core) loadConfiguration() error {
-	for entry := range (Entries{c.log.runs}).All() {
-		if entry.Kind != EntryConfiguration {
-			continue
-		}
-		configuration, err := decodeConfiguration(entry.Index, entry.Data)
-		if err != nil {
-			return err
-		}
-		c.configuration = configuration
+// loadConfiguration takes over the configuration that the storage has kept
+// beside the log.
+func (c *core) loadConfiguration(entry ConfigurationEntry) (err error) {
+	if entry.Index == 0 {
+		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
 	}
-	if len(c.configuration.members) == 0 {
-		return fmt.Errorf("raft: storage of node %q holds a log without a configuration", c.settings.id)
-	}
-	return nil
+	c.configuration, err = decodeConfiguration(entry.Index, entry.Data)
+	return err
 }
 
 // isVoter reports whether id counts in elections and commits.

@@ -381,7 +381,7 @@ func (n *Node) recover() (*core, error) {
 		if err := n.config.Storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
 		}
-		state = StorageState{*batch.HardState, batch.Commit, batch.Entries}
+		state = StorageState{HardState: *batch.HardState, Commit: batch.Commit, Last: batch.Entries.last(), entries: batch.Entries}
 	}
 	if id := state.HardState.ID; id != n.config.ID {
 		return nil, fmt.Errorf("raft: node %s was given the storage of node %s: what one node promised binds no other", n.config.ID, id)

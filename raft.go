@@ -226,7 +226,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		currentTerm: state.HardState.Term,
 		votedFor:    state.HardState.VotedFor,
 		contacts:    slices.Clone(state.HardState.Contacts),
-		log:         newLog(state.Entries),
+		log:         newLog(state.entries),
 		ballots:     map[NodeID]ballot{},
 	}
 	if state.Commit > c.log.last() || c.log.lastTerm() > c.currentTerm {
@@ -234,7 +234,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 			settings.id, c.log.last(), c.log.lastTerm(), state.Commit, c.currentTerm)
 	}
 	c.commitIndex = state.Commit
-	if err := c.loadConfiguration(); err != nil {
+	if err := c.loadConfiguration(state.HardState.Configuration); err != nil {
 		return nil, err
 	}
 	c.electionDeadline = now + c.drawElectionWait()
@@ -400,7 +400,8 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 		batch.HardState = &HardState{
 			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
 			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
-			Contacts: slices.Clone(c.contacts),
+			Contacts:      slices.Clone(c.contacts),
+			Configuration: ConfigurationEntry{c.configuration.index, c.configuration.data},
 		}
 	}
 	c.isWriting, c.writingSince, c.writing = true, now, c.remembered

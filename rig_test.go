@@ -830,9 +830,14 @@ func termsOf(entries Entries) string {
 }
 
 // saved returns the terms of the log that a node's storage holds.
-func (r *rig) saved(id NodeID) string { return termsOf(r.nodes[id].storage.state.Entries) }
+func (r *rig) saved(id NodeID) string { return termsOf(r.nodes[id].storage.loaded().entries) }
 
-func (r *rig) hardState(id NodeID) HardState { return r.nodes[id].storage.state.HardState }
+func (s *MemoryStorage) loaded() StorageState {
+	state, _ := s.Load()
+	return state
+}
+
+func (r *rig) hardState(id NodeID) HardState { return r.nodes[id].storage.loaded().HardState }
 
 func (r *rig) reason(id NodeID) string { return r.nodes[id].driver.status(r.now).Reason }
 
@@ -957,7 +962,7 @@ func (n *rigNode) checkApplied() {
 // storage does not hold.
 func (n *rigNode) checkRequest(request request) {
 	r := n.rig
-	saved := n.storage.state
+	saved := n.storage.loaded()
 	lead := func(term Term) {
 		require.Equal(r.t, term, saved.HardState.Term, "G8: %s leads a term that its disk does not know", n.id)
 		require.Equal(r.t, n.id, saved.HardState.VotedFor, "G8: %s leads without its own vote on disk", n.id)
@@ -969,7 +974,7 @@ func (n *rigNode) checkRequest(request request) {
 			return
 		}
 		lead(m.Term)
-		log := raftLog{runs: saved.Entries.runs}
+		log := raftLog{runs: saved.entries.runs}
 		require.True(r.t, log.matches(m.LastLogIndex, m.LastLogTerm), "G8: candidate %s speaks of entry %d@%d, which its disk does not have", n.id, m.LastLogIndex, m.LastLogTerm)
 	case *Heartbeat:
 		lead(m.Term)
@@ -981,7 +986,7 @@ func (n *rigNode) checkRequest(request request) {
 // checkAnswer is G8 for answers.
 func (n *rigNode) checkAnswer(to NodeID, response any) {
 	r := n.rig
-	saved := n.storage.state
+	saved := n.storage.loaded()
 	var term Term
 	switch m := response.(type) {
 	case *VoteResponse:
@@ -995,7 +1000,7 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 		term = m.Term
 		if m.Success {
 			have, _ := n.driver.core.log.term(m.Match)
-			log := raftLog{runs: saved.Entries.runs}
+			log := raftLog{runs: saved.entries.runs}
 			require.True(r.t, log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
 		}
 	}
@@ -1005,7 +1010,7 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 
 func (n *rigNode) checkVote(to NodeID, m *VoteResponse) {
 	r := n.rig
-	saved := n.storage.state.HardState
+	saved := n.storage.loaded().HardState
 	require.Equal(r.t, m.Term, saved.Term, "G8: %s grants a vote in a term that its disk does not know", n.id)
 	require.Equal(r.t, to, saved.VotedFor, "G8: %s grants a vote that its disk does not know", n.id)
 	if r.votes[m.Term] == nil {
