@@ -41,7 +41,8 @@ type segment struct {
 // span is a run of entries in a segment.
 type span struct {
 	first    uint64
-	count    uint32 // of entries that are still in force; the body may hold more
+	count    uint32 // of entries that are still in force
+	total    uint32 // of entries in the body
 	offset   uint32 // of the body
 	length   uint32 // of the body
 	checksum uint32 // of the body
@@ -114,7 +115,7 @@ func (x *index) apply(r *records, s *segment, offset int64) {
 		x.truncate(r.last)
 	}
 	for _, run := range r.runs {
-		s.spans = append(s.spans, span{run.first, run.count, uint32(offset), run.length, run.checksum})
+		s.spans = append(s.spans, span{run.first, run.count, run.count, uint32(offset), run.length, run.checksum})
 		offset += int64(run.length)
 		if len(x.terms) == 0 || x.terms[len(x.terms)-1].Term != run.term {
 			x.terms = append(x.terms, TermStart{run.first, run.term})

@@ -111,7 +111,7 @@ func (p piece) read(runs []Run) ([]Run, error) {
 		if checksum(body) != s.checksum {
 			return nil, &CorruptError{p.segment.name, int64(s.offset), fmt.Sprintf("entries %d to %d are not what was written", s.first, s.last())}
 		}
-		runs = append(runs, Run{Term: p.terms[i], First: s.first, Count: int(s.count), Body: body})
+		runs = append(runs, Run{Term: p.terms[i], First: s.first, Count: int(s.count), Total: int(s.total), Body: body})
 	}
 	return runs, nil
 }

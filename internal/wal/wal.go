@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"sync"
 
 	"github.com/seed-8da499c8/raft/internal/vfs"
@@ -18,7 +19,8 @@ type Run struct {
 	Term  uint64
 	First uint64 // index of the first entry
 	Count int    // of entries
-	Body  []byte // from Read: may go on behind them with entries that were replaced
+	Total int    // from Read: of entries in Body; those behind the first Count were replaced
+	Body  []byte
 }
 
 // Batch is what one Append makes durable.
@@ -28,8 +30,7 @@ type Batch struct {
 	Runs   []Run  // they replace what the log holds from the first one's First on
 }
 
-// Contents is what a log holds when it is opened, but for the entries
-// themselves.
+// Contents is what a log holds, but for the entries themselves.
 type Contents struct {
 	State     []byte // nil: none was ever appended
 	Commit    uint64
@@ -114,8 +115,16 @@ func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 	if err := l.open(); err != nil {
 		return nil, Contents{}, errors.Join(err, l.release())
 	}
+	return l, l.Contents(), nil
+}
+
+// Contents returns what is durable at present. It may be called from any
+// goroutine.
+func (l *Log) Contents() Contents {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
 	x := &l.index
-	return l, Contents{State: x.state, Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: append([]TermStart(nil), x.terms...)}, nil
+	return Contents{State: x.state, Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
 }
 
 // systemRandom returns a number from the system's source.
