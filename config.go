@@ -30,8 +30,23 @@ type Config struct {
 	// so that nodes of two clusters never take each other for peers.
 	Cluster string
 
-	// Storage keeps term, vote and log. A node that is made again with the
-	// Storage that it had goes on where it was.
+	// DataDir is the directory that keeps term, vote and log, made if need be. A
+	// node that is made again with it goes on where it was. It is locked while
+	// the node runs. Default "<ID>.raft" in the working directory.
+	DataDir string
+
+	// RequireExisting makes Run refuse to start with an empty storage: for
+	// operators who do not want a node that lost its disk, or was given the wrong
+	// one, to begin anew. Unset it for the first start of each node.
+	RequireExisting bool
+
+	// SegmentBytes is the size of the files that the log in DataDir consists of.
+	// Space is reserved, and comes back, in such pieces, and one is always in
+	// reserve. Default 64 MiB, at least 64 KiB, at most 1 GiB.
+	SegmentBytes int
+
+	// Storage keeps term, vote and log instead of DataDir, for tests such as with
+	// NewMemoryStorage(), or in a place of your own. The node does not close it.
 	Storage Storage
 
 	// HeartbeatInterval is the time between two heartbeats of a leader.
@@ -98,6 +113,10 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.MaxInflightMessages, 64)
 	defaultTo(&c.MaxPendingBytes, max(64<<20, 2*c.MaxCommandBytes))
 	defaultTo(&c.MaxUnappliedBytes, 64<<20)
+	defaultTo(&c.SegmentBytes, 64<<20)
+	if c.Storage == nil {
+		defaultTo(&c.DataDir, string(c.ID)+".raft")
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -121,7 +140,7 @@ func (c Config) validate() error {
 	}
 	check(c.ID.valid(), "ID %q: want 1 to 128 bytes of [A-Za-z0-9._-], not starting with a dot", c.ID)
 	check(c.Address != "", "Address is empty: want where peers reach this node")
-	check(c.Storage != nil, "Storage is nil: want where term, vote and log are kept, such as NewMemoryStorage()")
+	check(c.Storage == nil || c.DataDir == "", "Storage is set, and DataDir is %q: want one of them", c.DataDir)
 	check(len(c.Peers) > 0, "Peers is empty: want the first members, this node included")
 	if address, ok := c.Peers[c.ID]; len(c.Peers) > 0 {
 		check(ok, "Peers has no entry for this node, %q", c.ID)
@@ -144,6 +163,7 @@ func (c Config) validate() error {
 	checkBytes := func(name string, value, least, most int) {
 		check(value >= least && value <= most, "%s is %d: want %d to %d", name, value, least, most)
 	}
+	checkBytes("SegmentBytes", c.SegmentBytes, 64<<10, 1<<30)
 	checkBytes("MaxCommandBytes", c.MaxCommandBytes, 1, 32<<20)
 	checkBytes("MaxBatchBytes", c.MaxBatchBytes, 1, 16<<20)
 	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, math.MaxInt)

@@ -46,7 +46,37 @@ var (
 
 	// ErrAlreadyRun is returned by Run when it was called before.
 	ErrAlreadyRun = errors.New("raft: Run was called before")
+
+	// ErrDataDirInUse is returned by Run when another node, in this process or
+	// another, has the data directory open.
+	ErrDataDirInUse = errors.New("raft: data directory is in use")
+
+	// ErrNoData is returned by Run when the storage is empty although
+	// Config.RequireExisting says that this node has run before.
+	ErrNoData = errors.New("raft: storage is empty")
+
+	// ErrCorrupt is matched by [*CorruptError]: the storage is not what was
+	// written. No file was changed.
+	ErrCorrupt = errors.New("raft: storage is damaged")
 )
+
+// CorruptError is returned by Run when a file in the data directory is not what
+// was written, or is missing, so that something that this node has promised to
+// keep may be lost. It does not start then, and leaves all files as they are.
+// If the cluster has its majority, the way back is another name and an empty
+// directory: what is left here must not vote.
+type CorruptError struct {
+	File   string
+	Offset int64 // in the file, of what is not right
+	Reason string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("raft: storage is damaged: %s, at offset %d: %s", e.File, e.Offset, e.Reason)
+}
+
+// Is makes errors.Is(err, ErrCorrupt) hold.
+func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
 // ErrCompacted is matched by the error of [Storage.Entries] for entries that the
 // storage has forgotten, as it was told to.

@@ -173,8 +173,14 @@ func parseGroup(r *wire.Reader) (run, error) {
 		r.Fail("not a group of entries")
 	}
 	group := run{term: Term(r.Uint()), first: Index(r.Uint()), count: r.ArrayLen()}
+	group.body = parseBody(r, group.count)
+	return group, r.Err()
+}
+
+// parseBody reads so many entries off the front, and returns their bytes.
+func parseBody(r *wire.Reader, count int) []byte {
 	start := r.Rest()
-	for i := 0; i < group.count && r.Err() == nil; i++ {
+	for i := 0; i < count && r.Err() == nil; i++ {
 		if n := shortEntry(r.Rest()); n > 0 {
 			*r = wire.NewReader(r.Rest()[n:])
 		} else {
@@ -182,8 +188,7 @@ func parseGroup(r *wire.Reader) (run, error) {
 		}
 	}
 	size := len(start) - len(r.Rest())
-	group.body = start[:size:size]
-	return group, r.Err()
+	return start[:size:size]
 }
 
 // parseEntry checks one [kind, data] pair.

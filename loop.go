@@ -181,7 +181,7 @@ func (l *loop) publish() {
 // the node and is never tried again.
 func (l *loop) write() {
 	for batch := range l.saves {
-		if err := l.node.config.Storage.Save(*batch); err != nil {
+		if err := l.node.storage.Save(*batch); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("raft: node %s cannot write to its storage: %w", l.node.config.ID, err)})
 			return
 		}

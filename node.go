@@ -5,10 +5,14 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
+	"github.com/seed-8da499c8/raft/internal/wal"
 )
 
 // Node is one member of a cluster. Make it with [NewNode], start it with
@@ -23,6 +27,8 @@ type Node struct {
 	inbox     *inbox
 	stop      chan struct{} // closed by Stop
 	done      chan struct{} // closed at the end of Run
+
+	storage Storage // set by Run before anything else uses it
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
 	// the channels of a bubble of testing/synctest must not leave it.
@@ -333,6 +339,7 @@ func (w *watchers) close() {
 // run recovers the state, and serves until the node is to stop.
 func (n *Node) run(ctx context.Context) (err error) {
 	defer func() { err = joinClose(err, n.transport.Close()) }()
+	defer func() { err = joinClose(err, n.closeStorage()) }()
 	start := time.Now()
 	c, err := n.recover()
 	if err != nil {
@@ -368,17 +375,41 @@ func joinClose(err, closeErr error) error {
 	return err
 }
 
+// openStorage opens the data directory, unless the user has given a storage.
+func (n *Node) openStorage() (Storage, error) {
+	if n.config.Storage != nil {
+		return n.config.Storage, nil
+	}
+	return openDiskStorage(vfs.OS(), filepath.ToSlash(n.config.DataDir), wal.Options{SegmentBytes: int64(n.config.SegmentBytes)})
+}
+
+// closeStorage closes the data directory. A user's storage is the user's.
+func (n *Node) closeStorage() error {
+	if disk, ok := n.storage.(*diskStorage); ok && n.config.Storage == nil {
+		return disk.Close()
+	}
+	return nil
+}
+
 // recover loads what the storage has kept; an empty storage becomes that of a
 // founding member, durably, before anything is said to anybody.
 func (n *Node) recover() (*core, error) {
-	state, err := n.config.Storage.Load()
+	storage, err := n.openStorage()
+	if err != nil {
+		return nil, fmt.Errorf("raft: node %s cannot open its storage: %w", n.config.ID, err)
+	}
+	n.storage = storage
+	state, err := storage.Load()
 	if err != nil {
 		return nil, fmt.Errorf("raft: node %s cannot load its storage: %w", n.config.ID, err)
 	}
 	isNew := state.HardState.Incarnation == 0
+	if isNew && n.config.RequireExisting {
+		return nil, fmt.Errorf("%w: node %s has RequireExisting set: find its storage, or unset it if this node has never run", ErrNoData, n.config.ID)
+	}
 	if isNew {
 		batch := bootstrap(n.config, drawNumber())
-		if err := n.config.Storage.Save(batch); err != nil {
+		if err := storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
 		}
 		state = StorageState{HardState: *batch.HardState, Commit: batch.Commit, Last: batch.Entries.last(), entries: batch.Entries}

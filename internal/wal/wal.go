@@ -127,6 +127,13 @@ func (l *Log) Contents() Contents {
 	return Contents{State: x.state, Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
 }
 
+// Last returns the index of the last entry. It may be called from any goroutine.
+func (l *Log) Last() uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.index.last.Index
+}
+
 // systemRandom returns a number from the system's source.
 func systemRandom() uint64 {
 	var b [8]byte
