@@ -140,6 +140,7 @@ func (c Config) validate() error {
 	}
 	check(c.ID.valid(), "ID %q: want 1 to 128 bytes of [A-Za-z0-9._-], not starting with a dot", c.ID)
 	check(c.Address != "", "Address is empty: want where peers reach this node")
+	check(len(c.Address) <= maxAddressBytes, "Address has %d bytes: want at most %d", len(c.Address), maxAddressBytes)
 	check(c.Storage == nil || c.DataDir == "", "Storage is set, and DataDir is %q: want one of them", c.DataDir)
 	check(len(c.Peers) > 0, "Peers is empty: want the first members, this node included")
 	if address, ok := c.Peers[c.ID]; len(c.Peers) > 0 {
@@ -151,6 +152,7 @@ func (c Config) validate() error {
 		address := c.Peers[id]
 		check(id.valid(), "Peers: id %q: want 1 to 128 bytes of [A-Za-z0-9._-], not starting with a dot", id)
 		check(address != "", "Peers: %q has no address", id)
+		check(len(address) <= maxAddressBytes, "Peers: the address of %q has %d bytes: want at most %d", id, len(address), maxAddressBytes)
 		if other, ok := seen[address]; ok && address != "" {
 			check(false, "Peers: %q and %q have the same address %q", other, id, address)
 		}

@@ -84,8 +84,7 @@
 //
 // The applier alone calls the state machine, and completes the proposals that
 // it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
-// Those of other outcomes run on a goroutine that does nothing else or, while
-// the node stops, on the event loop's.
+// Those of other outcomes run on a goroutine that does nothing else.
 //
 // Senders: votes and heartbeats have a goroutine each, under a deadline, at most
 // 16 heartbeats to a peer at a time. Entries go through an [AppendStream] of

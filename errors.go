@@ -170,9 +170,11 @@ func (e *ApplyError) Error() string {
 // that was applied look like one that is safe to retry.
 func (e *ApplyError) Unwrap() error { return unclassified(e.Err) }
 
-// unclassified returns err, or nil if err is of one of the two outcome classes.
+// unclassified returns err, or nil if err says how a command ended, this one or
+// another.
 func unclassified(err error) error {
-	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) {
+	var apply *ApplyError
+	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) || errors.As(err, &apply) {
 		return nil
 	}
 	return err
@@ -227,14 +229,14 @@ func CodeOf(err error) ErrorCode {
 	if err == nil {
 		return CodeOK
 	}
-	var apply *ApplyError
-	if errors.As(err, &apply) {
-		return CodeApply
-	}
 	for _, c := range codes {
 		if errors.Is(err, c.sentinel) {
 			return c.code
 		}
+	}
+	var apply *ApplyError
+	if errors.As(err, &apply) {
+		return CodeApply
 	}
 	return CodeInternal
 }

@@ -118,9 +118,7 @@ func (l *loop) carryOut(w work) error {
 		l.task = w.apply
 		l.applies <- w.apply
 	}
-	if len(w.failed) > 0 {
-		l.node.callBack(func() { failAll(w.failed) })
-	}
+	failAll(w.failed, l.node.end)
 	l.publish()
 	return nil
 }
@@ -145,14 +143,14 @@ func (l *loop) answer(replies []reply) {
 }
 
 // failAll ends waits with errors.
-func failAll(runs []failedRun) {
+func failAll(runs []failedRun, end func(*proposal, error)) {
 	for _, run := range runs {
 		for i := range run.proposals {
 			err := run.err
 			if run.first > 0 {
 				err = &OutcomeUnknownError{Index: run.first + Index(i), Term: run.term, Cause: run.err}
 			}
-			run.proposals[i].complete(Result{}, err)
+			end(&run.proposals[i], err)
 		}
 	}
 }
@@ -227,7 +225,7 @@ func (l *loop) shutDown(cause error) {
 			d.work.failed = append(d.work.failed, failedRun{w, unknown})
 		}
 	}
-	failAll(d.work.failed)
+	failAll(d.work.failed, n.end)
 	l.cancel()
 	for _, s := range l.senders {
 		s.reset()

@@ -64,6 +64,7 @@ func TestStatusInACallbackOfAFailingStepIsAnswered(t *testing.T) {
 	run := waitingRun{proposals: []proposal{{done: func(Result, error) { status = l.node.Status() }}}}
 	err := l.carryOut(work{failure: errors.New("the disk is gone"), failed: []failedRun{{run, ErrNotLeader}}})
 	l.shutDown(err)
+	l.node.callers.Wait()
 	require.Contains(t, status.Reason, "the disk is gone")
 }
 

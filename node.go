@@ -231,21 +231,38 @@ func (n *Node) callBack(f func()) {
 	}
 }
 
-// makeCalls makes the callbacks that wait, in order, and ends when none does.
+// makeCalls makes the callbacks that wait, in order, and ends when none does. If
+// one of them ends the goroutine, as a failing assertion of a test does, another
+// goroutine goes on with the next.
 func (n *Node) makeCalls() {
+	ended := false
+	defer func() {
+		if !ended {
+			n.callers.Go(n.makeCalls)
+		}
+	}()
 	for {
 		n.mu.Lock()
-		calls := n.calls
-		n.calls = nil
-		n.calling = len(calls) > 0
-		n.mu.Unlock()
-		if len(calls) == 0 {
+		if n.calling = len(n.calls) > 0; !n.calling {
+			n.calls, ended = nil, true
+			n.mu.Unlock()
 			return
 		}
-		for _, call := range calls {
-			call()
-		}
+		call := n.calls[0]
+		n.calls[0] = nil
+		n.calls = n.calls[1:]
+		n.mu.Unlock()
+		call()
 	}
+}
+
+// end ends the wait for a proposal. Who gave a callback is called back.
+func (n *Node) end(p *proposal, err error) {
+	if done := p.done; done != nil {
+		n.callBack(func() { done(Result{}, err) })
+		return
+	}
+	p.complete(Result{}, err)
 }
 
 // Status returns what the node knows at this moment. It waits for the event
@@ -471,7 +488,7 @@ func (n *Node) refuse(left taken, cause error) {
 	}
 	for _, b := range left.batches {
 		for i := range b.proposals {
-			b.proposals[i].complete(Result{}, err)
+			n.end(&b.proposals[i], err)
 		}
 	}
 }

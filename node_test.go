@@ -648,6 +648,35 @@ func TestEndlessCallbackDoesNotKeepANodeFromStopping(t *testing.T) {
 	})
 }
 
+// A callback that ends its goroutine, as a failing assertion does, takes no other
+// outcome along.
+func TestCallbacksThatEndTheirGoroutine(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		node := c.node(c.others(c.leader())[0])
+		var called atomic.Int32
+		for range 100 {
+			node.ProposeAsync([]byte("on a follower"), func(_ raft.Result, err error) {
+				requireRefused(t, err)
+				called.Add(1)
+				runtime.Goexit()
+			})
+		}
+		time.Sleep(time.Second)
+		require.Equal(t, int32(100), called.Load())
+		_, err := node.Propose(t.Context(), []byte("later"))
+		requireRefused(t, err)
+		for range 100 {
+			node.ProposeAsync([]byte("just before the end"), func(raft.Result, error) {
+				called.Add(1)
+				runtime.Goexit()
+			})
+		}
+		require.NoError(t, node.Stop(t.Context()))
+		require.Equal(t, int32(200), called.Load())
+	})
+}
+
 func TestContextEndsInTheQueue(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
@@ -708,6 +737,7 @@ func TestCausesOfContextsDoNotChangeTheClass(t *testing.T) {
 	causes := map[string]error{
 		"unknown":  &raft.OutcomeUnknownError{Index: 1, Cause: context.Canceled},
 		"refused":  fmt.Errorf("another call: %w", raft.ErrStopped),
+		"applied":  &raft.ApplyError{Index: 1, Err: errors.New("what another command led to")},
 		"anything": errors.New("the caller has changed its mind"),
 	}
 	for name, cause := range causes {
@@ -728,6 +758,9 @@ func TestCausesOfContextsDoNotChangeTheClass(t *testing.T) {
 					require.ErrorIs(t, err, context.Canceled)
 					require.ErrorContains(t, err, cause.Error())
 					require.NotEqual(t, errors.Is(err, raft.ErrNotAccepted), errors.Is(err, raft.ErrOutcomeUnknown), "%v", err)
+					var apply *raft.ApplyError
+					require.False(t, errors.As(err, &apply), "%v", err)
+					require.NotEqual(t, raft.CodeApply, raft.CodeOf(err))
 				}
 			})
 		})

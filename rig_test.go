@@ -303,7 +303,7 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 	if w.failure != nil {
 		n.failure = w.failure
 		n.answer(w.replies)
-		failAll(w.failed)
+		failAll(w.failed, endAtOnce)
 		n.rig.crash(n.id)
 		return
 	}
@@ -316,9 +316,11 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 		require.Nil(n.rig.t, n.task, "a task is handed out while one is under way")
 		n.task = w.apply
 	}
-	failAll(w.failed)
+	failAll(w.failed, endAtOnce)
 	n.inspect()
 }
+
+func endAtOnce(p *proposal, err error) { p.complete(Result{}, err) }
 
 func (n *rigNode) answer(replies []reply) {
 	for _, reply := range replies {

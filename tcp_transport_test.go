@@ -245,8 +245,7 @@ func TestTCPHeartbeatsPassStuckBulk(t *testing.T) {
 	assert.Empty(t, events.closed)
 }
 
-// N2
-func TestTCPHalfOpenConnectionIsReplaced(t *testing.T) {
+func TestN2TCPHalfOpenConnectionIsReplaced(t *testing.T) {
 	const timeout = 400 * time.Millisecond
 	a, b := startTCPPair(t, timeout)
 	proxy := throughProxy(t, a, b)
@@ -278,8 +277,7 @@ func TestTCPIdleConnectionStays(t *testing.T) {
 	}
 }
 
-// N4
-func TestTCPContactSoonAfterHealing(t *testing.T) {
+func TestN4TCPContactSoonAfterHealing(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	a, b := startTCPPair(t, timeout)
 	proxy := throughProxy(t, a, b)
@@ -374,8 +372,7 @@ func TestTCPHandlersAreBounded(t *testing.T) {
 	assert.EqualValues(t, 10, b.tcp.Stats().Overloaded)
 }
 
-// N8, A6
-func TestTCPFlappingLeavesNothingBehind(t *testing.T) {
+func TestN8TCPFlappingLeavesNothingBehind(t *testing.T) {
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	t.Run("flap", func(t *testing.T) {
 		a, b := startTCPPair(t, time.Second)
@@ -713,8 +710,7 @@ func TestTCPReceiveBudget(t *testing.T) {
 	eventually(t, func() bool { return b.tcp.Stats().ReceivedBytes == 0 }, "the budget to be free")
 }
 
-// W3
-func TestTCPClustersRefuseEachOther(t *testing.T) {
+func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 	first, second := newTCPPair(t, 500*time.Millisecond)
 	second.Local.Fingerprint = [16]byte{9}
 	a, b := startTCP(t, first), startTCP(t, second)
