@@ -23,7 +23,10 @@ func describe(w work) string {
 		text += fmt.Sprintln(w.save.HardState, w.save.Commit, termsOf(w.save.Entries))
 	}
 	if w.apply != nil {
-		text += fmt.Sprintln("apply", w.apply.entries.First(), w.apply.entries.last())
+		text += fmt.Sprintln("apply", w.apply.first, w.apply.last, w.apply.entries.Len())
+	}
+	for _, r := range w.reads {
+		text += fmt.Sprintf("read %+v\n", r)
 	}
 	for _, r := range w.requests {
 		text += fmt.Sprintf("to %s %T %+v\n", r.to, r.message, r.message)
@@ -138,9 +141,15 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"sentCommit":       func(_ *driver, c *core) { c.peers[0].sentCommit++ },
 		"contact":          func(_ *driver, c *core) { c.peers[0].contact++ },
 		"retryAt":          func(_ *driver, c *core) { c.peers[0].retryAt++ },
+		"log.compacted":    func(_ *driver, c *core) { c.log.compacted.Term++ },
+		"log.terms":        func(_ *driver, c *core) { c.log.terms[0].Term++ },
+		"log.end":          func(_ *driver, c *core) { c.log.end++ },
+		"log.runs":         func(_ *driver, c *core) { c.log.runs = c.log.runs[1:] },
+		"reading":          func(_ *driver, c *core) { c.peers[0].reading = true },
 		"otherDisk":        func(_ *driver, c *core) { c.peers[0].otherDisk = true },
 		"applied":          func(d *driver, _ *core) { d.applied++ },
-		"appliedBytes":     func(d *driver, _ *core) { d.appliedBytes++ },
+		"unapplied":        func(d *driver, _ *core) { d.unapplied[0].last++ },
+		"unappliedBytes":   func(d *driver, _ *core) { d.unappliedBytes++ },
 		"applying":         func(d *driver, _ *core) { d.applying = !d.applying },
 		"waiting":          func(d *driver, _ *core) { d.waiting[0].first++ },
 		"rejected":         func(d *driver, _ *core) { d.rejected["a"] = "why" },

@@ -90,6 +90,12 @@ type Config struct {
 	// its callers. Default 64 MiB.
 	MaxUnappliedBytes int
 
+	// LogCacheBytes bounds the part of the log that is in memory, its end, each
+	// batch counted with 64 bytes beside its entries. What is not on disk yet
+	// stays in memory beyond that. Older entries are read from the Storage for
+	// followers that lag, and for a slow state machine. Default 32 MiB.
+	LogCacheBytes int
+
 	// Logger receives what operators want to know; nothing is logged per
 	// message. nil: silent.
 	Logger *zap.Logger
@@ -117,6 +123,7 @@ func (c Config) withDefaults() Config {
 	if c.Storage == nil {
 		defaultTo(&c.DataDir, string(c.ID)+".raft")
 	}
+	defaultTo(&c.LogCacheBytes, 32<<20)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -172,6 +179,7 @@ func (c Config) validate() error {
 	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, 1<<16)
 	checkBytes("MaxPendingBytes", c.MaxPendingBytes, proposalSize(c.MaxCommandBytes), math.MaxInt)
 	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, math.MaxInt)
+	checkBytes("LogCacheBytes", c.LogCacheBytes, 1, math.MaxInt)
 	if len(problems) == 0 {
 		return nil
 	}

@@ -875,7 +875,7 @@ func TestA8WaiterOfAnEntryReplacedAndCommittedInOneStep(t *testing.T) {
 	b := r.core("b")
 	require.GreaterOrEqual(t, b.commitIndex, Index(3))
 	require.True(t, r.askAppend("b", "a", AppendEntries{
-		Term: b.currentTerm, PrevLogIndex: 2, PrevLogTerm: 2, Entries: b.log.from(3, 1<<20), LeaderCommit: b.commitIndex,
+		Term: b.currentTerm, PrevLogIndex: 2, PrevLogTerm: 2, Entries: r.stored("b", 3), LeaderCommit: b.commitIndex,
 	}).Success)
 	r.settle()
 	require.True(t, mine.ended)

@@ -27,10 +27,12 @@ type driver struct {
 	// Answers of members whose record of the first contact is not durable yet.
 	deferred []deferredEvent
 
-	waiting      []waitingRun // of the leader's own proposals, by index
-	applied      Index
-	appliedBytes int  // of the log up to the applied index
-	applying     bool // an applyTask is out
+	waiting  []waitingRun // of the leader's own proposals, by index
+	applied  Index
+	applying bool // an applyTask is out
+
+	unapplied      []sized // the leader's own batches that are not applied, in order
+	unappliedBytes int     // what they count
 
 	rejected map[NodeID]string // peers that this node turned away, and why
 	work     work
@@ -39,6 +41,13 @@ type driver struct {
 type driverSettings struct {
 	maxApplyBytes     int
 	maxUnappliedBytes int
+	logCacheBytes     int
+}
+
+// sized is what a batch of proposals in the log counts, until it is applied.
+type sized struct {
+	last  Index
+	bytes int
 }
 
 // deferredEvent is an event that waits for a change of the hard state.
@@ -63,6 +72,7 @@ type work struct {
 	apply    *applyTask
 	requests []request
 	replies  []reply
+	reads    []read
 	resets   []NodeID
 	failed   []failedRun
 	notes    []note
@@ -80,7 +90,6 @@ type (
 	// appliedUpTo: the state machine has applied more of the task that is out.
 	appliedUpTo struct {
 		index Index
-		bytes int
 		done  bool // the whole task
 	}
 	// failed: a goroutine met an error that the node cannot go on with.
@@ -88,7 +97,10 @@ type (
 )
 
 func newDriver(c *core, settings driverSettings) *driver {
-	return &driver{core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{}}
+	return &driver{
+		core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{},
+		applied: c.log.compacted.Index, // by the snapshot that made it superfluous
+	}
 }
 
 // verifySteps makes every driver check its invariants after every step. The
@@ -112,6 +124,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	}
 	d.release()
 	d.scheduleApply()
+	d.core.log.evict(d.settings.logCacheBytes)
 	out := d.work
 	d.work = work{}
 	return out
@@ -134,6 +147,7 @@ func (d *driver) step(now time.Duration, event any) {
 		// index as it is now says nothing about that: the very step that ended the
 		// leadership may have committed a successor's entries at these indexes.
 		d.failFrom(settled+1, errLeadershipLost)
+		d.unapplied, d.unappliedBytes = nil, 0
 	}
 	if d.verify {
 		d.checkWaiting()
@@ -177,8 +191,11 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.admitDeferred(now)
 	case appliedUpTo:
 		d.applied = e.index
-		d.appliedBytes += e.bytes
 		d.applying = !e.done
+		for len(d.unapplied) > 0 && d.unapplied[0].last <= e.index {
+			d.unappliedBytes -= d.unapplied[0].bytes
+			d.unapplied = d.unapplied[1:]
+		}
 	case failed:
 		d.work.failure = e.err
 	default:
@@ -293,8 +310,7 @@ func (d *driver) proposalRoom() int {
 	if d.core.role != Leader {
 		return math.MaxInt
 	}
-	log := &d.core.log
-	return d.settings.maxUnappliedBytes - (log.bytes - d.appliedBytes) - proposalBytes*int(log.last()-d.applied)
+	return d.settings.maxUnappliedBytes - d.unappliedBytes
 }
 
 // propose appends a batch of commands, or refuses it.
@@ -313,6 +329,8 @@ func (d *driver) propose(now time.Duration, b *batch) {
 	b.term.Store(uint64(c.currentTerm))
 	b.first.Store(uint64(first)) // last: who sees it sees the term too
 	d.waiting = append(d.waiting, waitingRun{first, c.currentTerm, b.proposals})
+	d.unapplied = append(d.unapplied, sized{c.log.last(), b.size()})
+	d.unappliedBytes += b.size()
 }
 
 // leaderAddress returns where the leader listens, from its own word or from
@@ -354,6 +372,7 @@ func (d *driver) collect(e effects) {
 		}
 	}
 	d.work.notes = append(d.work.notes, e.notes...)
+	d.work.reads = append(d.work.reads, e.reads...)
 	d.work.resets = append(d.work.resets, e.resets...)
 	if d.work.failure == nil {
 		d.work.failure = e.failure
@@ -413,16 +432,24 @@ func (c *core) outdated(response any) any {
 	}
 }
 
-// scheduleApply hands out the next committed entries, one task at a time. The
-// waits for them end with the task: a committed entry's outcome is settled.
+// scheduleApply hands out the next committed entries, one task at a time: those
+// in memory up to a number of bytes, or all before them, which the applier reads
+// piece by piece. The waits for them end with the task: a committed entry's
+// outcome is settled.
 func (d *driver) scheduleApply() {
 	c := d.core
 	if d.applying || d.applied == c.commitIndex {
 		return
 	}
-	entries := c.log.from(d.applied+1, d.settings.maxApplyBytes).upTo(c.commitIndex)
-	d.applying = true
-	d.work.apply = &applyTask{entries: entries, waiting: takeWaiting(&d.waiting, entries.last())}
+	task := &applyTask{first: d.applied + 1, terms: c.log.terms}
+	if from := c.log.cachedFrom(); task.first < from {
+		task.last = min(c.commitIndex, from-1)
+	} else {
+		task.entries = c.log.from(task.first, d.settings.maxApplyBytes).upTo(c.commitIndex)
+		task.last = task.entries.last()
+	}
+	task.waiting = takeWaiting(&d.waiting, task.last)
+	d.applying, d.work.apply = true, task
 }
 
 // takeWaiting removes the waits for entries up to an index and returns them.
@@ -454,6 +481,7 @@ func (d *driver) clone() *driver {
 	e.requests = slices.Clone(d.requests)
 	e.deferred = slices.Clone(d.deferred)
 	e.waiting = slices.Clone(d.waiting)
+	e.unapplied = slices.Clone(d.unapplied)
 	e.rejected = make(map[NodeID]string, len(d.rejected))
 	for id, why := range d.rejected {
 		e.rejected[id] = why
@@ -464,7 +492,7 @@ func (d *driver) clone() *driver {
 // hash returns a digest of the state that later steps depend on.
 func (d *driver) hash() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.appliedBytes, len(d.replies), len(d.appendReplies), d.rejected)
+	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.unapplied, d.unappliedBytes, len(d.replies), len(d.appendReplies), d.rejected)
 	for _, e := range d.deferred {
 		switch a := e.event.(type) { // the response on its own, so that it is printed and not its address
 		case voteAnswered:

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -93,6 +94,19 @@ func (r run) split(n int) (head, tail run) {
 	}
 	at := len(r.body) - len(rest)
 	return run{r.term, r.first, n, r.body[:at:at]}, run{r.term, r.first + Index(n), r.count - n, rest}
+}
+
+// fitting returns how many entries of the run fit into maxBytes, 1 at least.
+func (r run) fitting(maxBytes int) int {
+	n, rest := 0, r.body
+	for n < r.count {
+		_, _, rest = readEntry(rest)
+		if n > 0 && len(r.body)-len(rest) > maxBytes {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // MakeEntries encodes entries, which must have consecutive indexes and terms
@@ -229,6 +243,17 @@ func (e Entries) last() Index {
 	return e.runs[len(e.runs)-1].last()
 }
 
+// terms returns where each term starts.
+func (e Entries) terms() stretches {
+	var starts stretches
+	for i, r := range e.runs {
+		if i == 0 || r.term != e.runs[i-1].term {
+			starts = append(starts, TermStart{r.first, r.term})
+		}
+	}
+	return starts
+}
+
 // upTo returns the entries up to an index.
 func (e Entries) upTo(index Index) Entries {
 	end := sort.Search(len(e.runs), func(i int) bool { return e.runs[i].last() > index })
@@ -338,53 +363,74 @@ func (e Entries) groupCount(i int) int {
 }
 
 // raftLog is the log as the core sees it: what it holds, what of that was
-// handed to the storage, and what is durable. Index 0 is the empty log before
-// the first entry, with term 0.
+// handed to the storage, and what is durable. Of every entry that is kept it
+// knows the term; the entries themselves it has in memory from cachedFrom on,
+// and the storage has the others. Index 0 is the empty log before the first
+// entry, with term 0.
 //
-//	1 ............ durable ......... handed ......... last
-//	  on disk              | being written | not yet handed over
+//	compacted   1st kept ........ cachedFrom ..... durable ......... handed ......... last
+//	  forgotten | in the storage  | in memory, too | being written | not yet handed over
 type raftLog struct {
-	runs    []run // the elements below len are never overwritten: messages share them
-	durable Index // the last index up to which this log is on disk
-	handed  Index // the last index handed to the storage, in the write under way at the latest
-	writing Index // what becomes durable when the write under way ends; falls with a truncation
-	bytes   int   // of all entries
+	compacted EntryID   // the entry before the first one that is kept
+	terms     stretches // of all that are kept; the elements below len are never overwritten
+	end       Index     // the last one
+	durable   Index     // the last index up to which this log is on disk
+	handed    Index     // the last index handed to the storage, in the write under way at the latest
+	writing   Index     // what becomes durable when the write under way ends; falls with a truncation
+
+	runs        []run // in memory, up to the last; the elements below len are never overwritten: messages share them
+	cachedBytes int   // what they count
+	evicted     int   // what those count that the array below runs still refers to
 }
 
-// newLog returns a log of entries that are durable.
-func newLog(entries Entries) raftLog {
-	l := raftLog{runs: slices.Clip(entries.runs), bytes: entries.Size()}
-	l.durable, l.handed, l.writing = l.last(), l.last(), l.last()
-	return l
+// newLog returns the log that a storage keeps, nothing of it in memory.
+func newLog(state StorageState) raftLog {
+	return raftLog{
+		compacted: state.Compacted, terms: slices.Clip(state.Terms), end: state.Last,
+		durable: state.Last, handed: state.Last, writing: state.Last,
+	}
 }
 
 func (l *raftLog) clone() raftLog {
-	c := *l
-	c.runs = slices.Clip(c.runs)
-	l.runs = slices.Clip(l.runs)
-	return c
+	l.runs, l.terms = slices.Clip(l.runs), slices.Clip(l.terms)
+	return *l
 }
 
 // last returns the index of the last entry.
-func (l *raftLog) last() Index { return Entries{l.runs}.last() }
+func (l *raftLog) last() Index { return l.end }
 
 // lastTerm returns the term of the last entry.
 func (l *raftLog) lastTerm() Term {
-	if len(l.runs) == 0 {
-		return 0
+	if len(l.terms) == 0 {
+		return l.compacted.Term
 	}
-	return l.runs[len(l.runs)-1].term
+	return l.terms[len(l.terms)-1].Term
+}
+
+// firstKept returns the index of the first entry that is kept, or would be if
+// there were one.
+func (l *raftLog) firstKept() Index { return l.compacted.Index + 1 }
+
+// cachedFrom returns the index from which on entries are in memory: last+1 if
+// none is.
+func (l *raftLog) cachedFrom() Index {
+	if len(l.runs) == 0 {
+		return l.end + 1
+	}
+	return l.runs[0].first
 }
 
 // term returns the term of the entry at index, and whether the log knows it.
+// What is compacted is unknown, which is not the same as a term of 0.
 func (l *raftLog) term(index Index) (Term, bool) {
-	if index == 0 {
-		return 0, true
-	}
-	if index > l.last() {
+	switch {
+	case index < l.compacted.Index || index > l.end:
 		return 0, false
+	case index == l.compacted.Index:
+		return l.compacted.Term, true
+	default:
+		return l.terms.term(index), true
 	}
-	return l.runs[Entries{l.runs}.position(index)].term, true
 }
 
 // matches reports whether the log has an entry of that term at index: then it
@@ -406,38 +452,35 @@ func (l *raftLog) moreUpToDate(index Index, term Term) bool {
 // agreement returns the last index, at most the one given, whose entry's term
 // does not exceed term, and that entry's term. Beyond it this log cannot agree
 // with a log that has an entry of that term at the given index, since terms
-// never fall along a log.
+// never fall along a log. Of what is compacted nothing more is known than that
+// it is committed: the answer is the last of it, or the index given if that is
+// lower, then without its term.
 func (l *raftLog) agreement(index Index, term Term) (Index, Term) {
 	index = min(index, l.last())
-	for i := (Entries{l.runs}).position(index); index > 0 && l.runs[i].term > term; i-- {
-		index = l.runs[i].first - 1
+	for i := l.terms.position(index); i >= 0 && l.terms[i].Term > term; i-- {
+		index = l.terms[i].First - 1
 	}
 	have, _ := l.term(index)
 	return index, have
 }
 
-// from returns entries that start at index.
+// from returns entries in memory that start at index, whole runs of at most
+// maxBytes as far as possible, and one entry at least if there is one.
 func (l *raftLog) from(index Index, maxBytes int) Entries {
-	return Entries{l.runs}.from(index, maxBytes)
-}
-
-// fitting returns how many entries of the run fit into maxBytes, 1 at least.
-func (r run) fitting(maxBytes int) int {
-	n, rest := 0, r.body
-	for n < r.count {
-		_, _, rest = readEntry(rest)
-		if n > 0 && len(r.body)-len(rest) > maxBytes {
-			break
-		}
-		n++
+	if index < l.cachedFrom() {
+		panic(fmt.Sprintf("raft: entries from %d on are not in memory, only those from %d on", index, l.cachedFrom()))
 	}
-	return n
+	return Entries{l.runs}.from(index, maxBytes)
 }
 
 // appendRun adds entries of one term at the end.
 func (l *raftLog) appendRun(r run) {
+	if len(l.terms) == 0 || l.lastTerm() != r.term {
+		l.terms = append(l.terms, TermStart{r.first, r.term})
+	}
 	l.runs = append(l.runs, r)
-	l.bytes += len(r.body)
+	l.cachedBytes += r.weight()
+	l.end = r.last()
 }
 
 // replaceFrom adds entries, in place of whatever stands at their first index
@@ -445,8 +488,8 @@ func (l *raftLog) appendRun(r run) {
 // way make it so: its late completion must not be taken for the new entries'.
 func (l *raftLog) replaceFrom(entries Entries) error {
 	first := entries.First()
-	if first == 0 || first > l.last()+1 {
-		return fmt.Errorf("%w: entries at %d do not continue a log that ends at %d", ErrInvalidMessage, first, l.last())
+	if first < l.firstKept() || first > l.last()+1 {
+		return fmt.Errorf("%w: entries at %d do not continue a log from %d to %d", ErrInvalidMessage, first, l.firstKept(), l.last())
 	}
 	if first <= l.last() {
 		l.truncate(first)
@@ -457,19 +500,23 @@ func (l *raftLog) replaceFrom(entries Entries) error {
 	return nil
 }
 
-// truncate removes the entry at index and all behind it.
+// truncate removes the entry at index, which is kept, and all behind it. The
+// next append copies: messages share what is removed.
 func (l *raftLog) truncate(index Index) {
-	i := Entries{l.runs}.position(index)
-	head := l.runs[i]
-	l.bytes -= Entries{l.runs[i:]}.Size()
-	l.runs = slices.Clip(l.runs[:i]) // the next append copies: messages share what is removed
-	if keep := int(index - head.first); keep > 0 {
-		head, _ = head.split(keep)
-		l.appendRun(head)
+	l.end = index - 1
+	n := l.terms.position(index)
+	if l.terms[n].First < index {
+		n++
 	}
-	l.durable = min(l.durable, index-1)
-	l.handed = min(l.handed, index-1)
-	l.writing = min(l.writing, index-1)
+	l.terms = slices.Clip(l.terms[:n])
+	l.runs = slices.Clip(Entries{l.runs}.upTo(l.end).runs)
+	l.cachedBytes, l.evicted = 0, 0
+	for _, r := range l.runs {
+		l.cachedBytes += r.weight()
+	}
+	l.durable = min(l.durable, l.end)
+	l.handed = min(l.handed, l.end)
+	l.writing = min(l.writing, l.end)
 }
 
 // unhanded returns what was not handed to the storage yet.
@@ -480,3 +527,74 @@ func (l *raftLog) hand() { l.handed, l.writing = l.last(), l.last() }
 
 // written marks as durable what the write that ended has made so.
 func (l *raftLog) written() { l.durable = max(l.durable, l.writing) }
+
+// runBytes is what a run counts beside its entries: else many small ones would
+// take far more memory than their entries have bytes.
+const runBytes = 64
+
+// weight is what the run counts in memory.
+func (r run) weight() int { return len(r.body) + runBytes }
+
+// evict removes the oldest entries from memory until what is left counts at most
+// maxBytes. What is not durable stays: it cannot be read back.
+func (l *raftLog) evict(maxBytes int) {
+	n := 0
+	for ; n < len(l.runs) && l.cachedBytes > maxBytes && l.runs[n].last() <= l.durable; n++ {
+		l.cachedBytes -= l.runs[n].weight()
+		l.evicted += l.runs[n].weight()
+	}
+	l.runs = l.runs[n:]
+	if n > 0 && l.evicted >= runBytes*len(l.runs) {
+		// The array keeps what was evicted. To copy what is left costs less than
+		// that has cost, so all the copies together cost little.
+		l.runs = append([]run(nil), l.runs...)
+		l.evicted = 0
+	}
+}
+
+// checkInvariants tells what no correct log is ever in.
+func (l *raftLog) checkInvariants(must func(ok bool, format string, args ...any)) {
+	before := l.compacted
+	for i, start := range l.terms {
+		follows := start.First > before.Index && start.Term > before.Term || i == 0 && start.Term == before.Term
+		must(follows && start.First <= l.end && (i > 0 || start.First == l.firstKept()), "term %d starts at entry %d, behind entry %d of term %d", start.Term, start.First, before.Index, before.Term)
+		before = EntryID{start.First, start.Term}
+	}
+	must(len(l.terms) > 0 || l.end == l.compacted.Index, "no terms of a log from %d to %d", l.firstKept(), l.end)
+	next, bytes := l.cachedFrom(), 0
+	for _, r := range l.runs {
+		must(r.first == next && r.count > 0 && l.matches(r.first, r.term) && l.matches(r.last(), r.term), "run of %d entries of term %d at %d follows entry %d", r.count, r.term, r.first, next-1)
+		next, bytes = r.last()+1, bytes+r.weight()
+	}
+	must(next == l.end+1 && bytes == l.cachedBytes, "%d bytes of entries up to %d are in memory, counted as %d up to %d", bytes, next-1, l.cachedBytes, l.end)
+	must(l.cachedFrom() > l.compacted.Index && l.cachedFrom() <= l.durable+1, "entries are in memory from %d on, durable up to %d", l.cachedFrom(), l.durable)
+}
+
+// stretches say of which terms the entries of a log are: each start holds up to
+// the next one.
+type stretches []TermStart
+
+// position returns the number of the stretch that holds index, -1 if none does.
+func (s stretches) position(index Index) int {
+	return sort.Search(len(s), func(i int) bool { return s[i].First > index }) - 1
+}
+
+// term returns the term of the entry at index, which is not before the first
+// start.
+func (s stretches) term(index Index) Term { return s[s.position(index)].Term }
+
+// check returns an error unless entries that were read are such of the log as
+// were asked for: from first on, one at least and none behind last.
+func (s stretches) check(entries Entries, first, last Index) error {
+	next := first
+	for _, r := range entries.runs {
+		if r.first != next || r.count == 0 || r.last() > last || s.term(r.first) != r.term || s.term(r.last()) != r.term {
+			return fmt.Errorf("entries %d to %d of term %d were read where entries from %d on are of term %d", r.first, r.last(), r.term, next, s.term(next))
+		}
+		next = r.last() + 1
+	}
+	if next == first {
+		return errors.New("nothing was read")
+	}
+	return nil
+}

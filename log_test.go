@@ -3,18 +3,21 @@ package raft
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// twinLog is a raftLog as simple as can be: a slice of entries, and of each
-// entry whether it was handed over, is being written, and is durable.
+// twinLog is a raftLog as simple as can be: a slice of all entries, those that
+// are compacted too, and of each whether it was handed over, is being written,
+// and is durable.
 type twinLog struct {
-	entries []LogEntry
-	handed  []bool
-	writing []bool // what the write under way holds and the log still does
-	durable []bool
+	compacted Index
+	entries   []LogEntry
+	handed    []bool
+	writing   []bool // what the write under way holds and the log still does
+	durable   []bool
 }
 
 func (w *twinLog) last() Index { return Index(len(w.entries)) }
@@ -62,8 +65,8 @@ func upTo(marks []bool) Index {
 
 // agreement tries every index.
 func (w *twinLog) agreement(index Index, term Term) Index {
-	best := Index(0)
-	for i := Index(1); i <= min(index, w.last()); i++ {
+	best := min(index, w.compacted)
+	for i := w.compacted + 1; i <= min(index, w.last()); i++ {
 		if w.term(i) <= term {
 			best = i
 		}
@@ -83,29 +86,55 @@ func (w *twinLog) fresh(random *rand.Rand, first Index, n int) []LogEntry {
 	return entries
 }
 
+// state is what a storage says of the entries as they are.
+func (w *twinLog) state() StorageState {
+	state := StorageState{Compacted: EntryID{w.compacted, w.term(w.compacted)}, Last: w.last()}
+	for i := w.compacted + 1; i <= w.last(); i++ {
+		if i == w.compacted+1 || w.term(i) != w.term(i-1) {
+			state.Terms = append(state.Terms, TermStart{i, w.term(i)})
+		}
+	}
+	return state
+}
+
 func requireLog(t *testing.T, w *twinLog, l *raftLog) {
 	t.Helper()
-	var entries []LogEntry
+	l.checkInvariants(func(ok bool, format string, args ...any) { require.True(t, ok, format, args) })
 	bytes := 0
-	for e := range (Entries{l.runs}).All() {
-		entries = append(entries, e)
-		bytes += entrySize(len(e.Data))
+	for _, r := range l.runs {
+		bytes += len(r.body) + 64
 	}
-	require.Equal(t, append([]LogEntry(nil), w.entries...), entries)
-	require.Equal(t, bytes, l.bytes)
-	require.Equal(t, w.last(), l.last())
+	require.Equal(t, w.state(), StorageState{Compacted: l.compacted, Terms: append([]TermStart(nil), l.terms...), Last: l.last()})
+	require.Equal(t, append([]LogEntry(nil), w.entries[l.cachedFrom()-1:]...), entriesOf(Entries{l.runs}))
+	require.Equal(t, bytes, l.cachedBytes)
 	require.Equal(t, w.term(w.last()), l.lastTerm())
 	require.Equal(t, upTo(w.handed), l.handed)
 	require.Equal(t, upTo(w.durable), l.durable)
 }
 
+// newTwins returns a log as it comes back from a storage, compacted or not, and
+// its twin.
+func newTwins(random *rand.Rand) (*twinLog, raftLog) {
+	w := &twinLog{}
+	if random.IntN(3) > 0 {
+		w.append(w.fresh(random, 1, random.IntN(12))...)
+		w.hand()
+		w.written()
+		w.compacted = Index(random.IntN(int(w.last()) + 1))
+	}
+	state := w.state()
+	state.Terms = slices.Clone(state.Terms)
+	return w, newLog(state)
+}
+
 func TestLogEqualsItsTwin(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(40) {
 		random := chance(seed)
-		w, l := &twinLog{}, newLog(Entries{})
+		w, l := newTwins(random)
+		requireLog(t, w, &l)
 		writing := false
 		for range 200 {
-			switch random.IntN(7) {
+			switch random.IntN(8) {
 			case 0, 1: // a leader appends
 				for _, e := range w.fresh(random, w.last()+1, 1+random.IntN(3)) {
 					w.append(e)
@@ -114,15 +143,15 @@ func TestLogEqualsItsTwin(t *testing.T) {
 			case 2: // a follower is given entries, in place of others or not
 				first := w.last() + 1
 				if random.IntN(2) == 0 {
-					first = 1 + Index(random.IntN(int(first)))
+					first = w.compacted + 1 + Index(random.IntN(int(first-w.compacted)))
 				}
 				entries := w.fresh(random, first, 1+random.IntN(5))
 				w.truncate(first)
 				w.append(entries...)
 				require.NoError(t, l.replaceFrom(MakeEntries(entries...)))
 			case 3:
-				if !writing && w.last() > 0 {
-					index := 1 + Index(random.IntN(int(w.last())))
+				if !writing && w.last() > w.compacted {
+					index := w.compacted + 1 + Index(random.IntN(int(w.last()-w.compacted)))
 					w.truncate(index)
 					l.truncate(index)
 				}
@@ -139,15 +168,36 @@ func TestLogEqualsItsTwin(t *testing.T) {
 					l.written()
 					writing = false
 				}
+			case 6:
+				requireEviction(t, &l, random.IntN(600))
 			default:
 				requireLookups(t, random, w, &l)
 			}
 			requireLog(t, w, &l)
 			c := l.clone()
 			c.appendRun(run{term: 99, first: c.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, nil)})
-			c.truncate(1)
+			c.truncate(w.compacted + 1)
 			requireLog(t, w, &l)
 		}
+	}
+}
+
+// requireEviction requires that as few runs leave the memory, from the front, as
+// the bound asks for, and none that is not durable.
+func requireEviction(t *testing.T, l *raftLog, maxBytes int) {
+	t.Helper()
+	before := slices.Clone(l.runs)
+	l.evict(maxBytes)
+	n := len(before) - len(l.runs)
+	require.Equal(t, append([]run(nil), before[n:]...), append([]run(nil), l.runs...))
+	bytes := 0
+	for _, r := range l.runs {
+		bytes += len(r.body) + 64
+	}
+	require.True(t, bytes <= maxBytes || l.runs[0].last() > l.durable, "%d bytes of %d", bytes, maxBytes)
+	if n > 0 {
+		require.Greater(t, bytes+len(before[n-1].body)+64, maxBytes)
+		require.LessOrEqual(t, before[n-1].last(), l.durable)
 	}
 }
 
@@ -164,7 +214,7 @@ func requireLookups(t *testing.T, random *rand.Rand, w *twinLog, l *raftLog) {
 	t.Helper()
 	for index := Index(0); index <= w.last()+2; index++ {
 		term, ok := l.term(index)
-		require.Equal(t, index <= w.last(), ok)
+		require.Equal(t, index >= w.compacted && index <= w.last(), ok)
 		if ok {
 			require.Equal(t, w.term(index), term)
 			require.True(t, l.matches(index, term))
@@ -173,19 +223,21 @@ func requireLookups(t *testing.T, random *rand.Rand, w *twinLog, l *raftLog) {
 		for term := range Term(8) {
 			got, have := l.agreement(index, term)
 			require.Equal(t, w.agreement(index, term), got, "agreement of %d@%d", index, term)
-			require.Equal(t, w.term(got), have)
+			if got >= w.compacted {
+				require.Equal(t, w.term(got), have)
+			}
 			up := w.term(w.last()) > term || w.term(w.last()) == term && w.last() > index
 			require.Equal(t, up, l.moreUpToDate(index, term))
 		}
-		if index > 0 {
+		if index >= l.cachedFrom() {
 			requireFrom(t, w, l, index, random.IntN(60))
 			if index <= w.last() {
 				requireFrom(t, w, l, index, entrySize(len(w.entries[index-1].Data)))
 			}
 		}
-		all := Entries{l.runs}
-		end := min(int(index), len(w.entries))
-		require.Equal(t, append([]LogEntry(nil), w.entries[:end]...), entriesOf(all.upTo(index)))
+		start := int(l.cachedFrom()) - 1
+		end := max(start, min(int(index), len(w.entries)))
+		require.Equal(t, append([]LogEntry(nil), w.entries[start:end]...), entriesOf(Entries{l.runs}.upTo(index)))
 	}
 }
 
@@ -213,8 +265,19 @@ func requireFrom(t *testing.T, w *twinLog, l *raftLog, index Index, maxBytes int
 	}
 }
 
+// cachedLog returns a log of entries that are durable and in memory.
+func cachedLog(entries Entries) raftLog {
+	var l raftLog
+	for _, r := range entries.runs {
+		l.appendRun(r)
+	}
+	l.hand()
+	l.written()
+	return l
+}
+
 func TestLogRefusesEntriesThatDoNotContinueIt(t *testing.T) {
-	l := newLog(MakeEntries(LogEntry{Term: 1, Index: 1, Kind: EntryCommand}))
+	l := cachedLog(MakeEntries(LogEntry{Term: 1, Index: 1, Kind: EntryCommand}))
 	require.ErrorIs(t, l.replaceFrom(MakeEntries(LogEntry{Term: 1, Index: 3, Kind: EntryCommand})), ErrInvalidMessage)
 	require.ErrorIs(t, l.replaceFrom(Entries{}), ErrInvalidMessage)
 	require.Equal(t, Index(1), l.last())
@@ -223,7 +286,7 @@ func TestLogRefusesEntriesThatDoNotContinueIt(t *testing.T) {
 // What is sent shares memory with the log, and must not change with it.
 func TestLogNeverChangesWhatItHasGivenAway(t *testing.T) {
 	r := newRig(t, "a")
-	l := newLog(r.log("1 1 1 1"))
+	l := cachedLog(r.log("1 1 1 1"))
 	l.appendRun(entry(5, 2).runs[0])
 	l.appendRun(entry(6, 2).runs[0])
 	given := l.from(1, 1<<20)
@@ -239,7 +302,7 @@ func TestLogNeverChangesWhatItHasGivenAway(t *testing.T) {
 // about the new one, not even if both have the same bytes.
 func TestLogWriteOfAReplacedEntryDoesNotCount(t *testing.T) {
 	r := newRig(t, "a")
-	l := newLog(r.log("1 1"))
+	l := cachedLog(r.log("1 1"))
 	l.appendRun(entry(3, 2).runs[0])
 	l.appendRun(entry(4, 2).runs[0])
 	l.hand() // 3@2 and 4@2 are being written

@@ -28,6 +28,8 @@ type loop struct {
 	task    *applyTask      // with the applier
 	stopped atomic.Bool     // the applier is to leave what it has
 
+	readBytes int // how much the applier reads at once
+
 	published Leadership
 	group     sync.WaitGroup // all goroutines of the node
 }
@@ -35,9 +37,10 @@ type loop struct {
 func newLoop(n *Node, d *driver, start time.Time) *loop {
 	l := &loop{
 		node: n, driver: d, start: start,
-		senders: map[NodeID]*sender{},
-		saves:   make(chan *SaveBatch, 1),
-		applies: make(chan *applyTask, 1),
+		senders:   map[NodeID]*sender{},
+		saves:     make(chan *SaveBatch, 1),
+		applies:   make(chan *applyTask, 1),
+		readBytes: d.settings.maxApplyBytes,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
@@ -113,6 +116,9 @@ func (l *loop) carryOut(w work) error {
 	if w.save != nil {
 		l.saves <- w.save
 	}
+	for _, r := range w.reads {
+		l.read(r)
+	}
 	l.answer(w.replies)
 	if w.apply != nil {
 		l.task = w.apply
@@ -187,6 +193,15 @@ func (l *loop) write() {
 	}
 }
 
+// read reads entries for a follower, on a goroutine of its own: neither the loop
+// nor what other followers need waits for it.
+func (l *loop) read(r read) {
+	l.group.Go(func() {
+		entries, err := l.node.storage.Entries(r.first, r.last, r.maxBytes)
+		l.node.inbox.post(entriesRead{r, entries, err})
+	})
+}
+
 // apply is the applier's goroutine. A state machine that ends it, as a failing
 // assertion of a test does, stops the node: nobody would apply what follows.
 func (l *loop) apply() {
@@ -196,7 +211,7 @@ func (l *loop) apply() {
 			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
 		}
 	}()
-	a := newApplier(l.node.machine, func(event any) { l.node.inbox.post(event) }, &l.stopped)
+	a := newApplier(l.node.machine, l.node.storage, l.readBytes, func(event any) { l.node.inbox.post(event) }, &l.stopped)
 	for task := range l.applies {
 		if err := a.run(task); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})

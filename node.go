@@ -366,6 +366,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	l := newLoop(n, newDriver(c, driverSettings{
 		maxApplyBytes:     4 * n.config.MaxBatchBytes,
 		maxUnappliedBytes: n.config.MaxUnappliedBytes,
+		logCacheBytes:     n.config.LogCacheBytes,
 	}), start)
 	n.transport.UpdatePeers(c.configuration.addresses())
 	local := Local{
@@ -429,10 +430,13 @@ func (n *Node) recover() (*core, error) {
 		if err := storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
 		}
-		state = StorageState{HardState: *batch.HardState, Commit: batch.Commit, Last: batch.Entries.last(), entries: batch.Entries}
+		state = StorageState{HardState: *batch.HardState, Commit: batch.Commit, Last: batch.Entries.last(), Terms: batch.Entries.terms()}
 	}
 	if id := state.HardState.ID; id != n.config.ID {
 		return nil, fmt.Errorf("raft: node %s was given the storage of node %s: what one node promised binds no other", n.config.ID, id)
+	}
+	if first := state.Compacted.Index + 1; first > 1 {
+		return nil, fmt.Errorf("raft: node %s was given a storage whose log starts at entry %d: its state machine would never see those before", n.config.ID, first)
 	}
 	settings := coreSettings{
 		id: n.config.ID, address: n.config.Address,

@@ -540,7 +540,7 @@ func TestPaperOwnTermCommitsByCounting(t *testing.T) {
 func TestPaperLeaderStartsWithANoop(t *testing.T) {
 	r := leading(t, at{log: "1 1", term: 2})
 	var kinds []EntryKind
-	for e := range (Entries{r.core("b").log.runs}).All() {
+	for e := range r.stored("b", 1).All() {
 		kinds = append(kinds, e.Kind)
 	}
 	require.Equal(t, []EntryKind{EntryConfiguration, EntryCommand, EntryNoop}, kinds)

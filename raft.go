@@ -123,6 +123,7 @@ type ballot struct {
 type effects struct {
 	requests []request
 	replies  []reply
+	reads    []read
 	notes    []note
 	resets   []NodeID // append streams to open anew
 	failure  error    // the node must stop
@@ -154,6 +155,15 @@ type reply struct {
 	response any  // a response message, or an error
 	term     Term // the term in which it was made: later it is stale
 	promise  promise
+}
+
+// read asks for entries that are not in memory any more, for a follower that
+// lacks them. They come with the event entriesRead.
+type read struct {
+	peer        NodeID
+	term        Term // in which this node leads
+	first, last Index
+	maxBytes    int
 }
 
 // note is a line of narration about something rare: fact -> action.
@@ -214,6 +224,12 @@ type (
 	}
 	// written: the write under way is durable.
 	written struct{}
+	// entriesRead: what a read has led to.
+	entriesRead struct {
+		read
+		entries Entries
+		err     error // instead of entries
+	}
 )
 
 // newCore returns a follower with the state that a storage has kept. One that
@@ -226,12 +242,11 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		currentTerm: state.HardState.Term,
 		votedFor:    state.HardState.VotedFor,
 		contacts:    slices.Clone(state.HardState.Contacts),
-		log:         newLog(state.entries),
+		log:         newLog(state),
 		ballots:     map[NodeID]ballot{},
 	}
-	if state.Commit > c.log.last() || c.log.lastTerm() > c.currentTerm {
-		return nil, fmt.Errorf("raft: storage of node %q holds a log up to entry %d of term %d, a commit index of %d and term %d: these do not fit together",
-			settings.id, c.log.last(), c.log.lastTerm(), state.Commit, c.currentTerm)
+	if err := state.check(); err != nil {
+		return nil, fmt.Errorf("raft: storage of node %q does not fit together: %w", settings.id, err)
 	}
 	c.commitIndex = state.Commit
 	if err := c.loadConfiguration(state.HardState.Configuration); err != nil {
@@ -270,6 +285,8 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleProposal(e)
 	case written:
 		c.handleWritten(now)
+	case entriesRead:
+		c.handleEntriesRead(now, e)
 	default:
 		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
 	}
@@ -473,6 +490,7 @@ func (c *core) clone() *core {
 	}
 	d.out = effects{
 		requests: slices.Clone(c.out.requests), replies: slices.Clone(c.out.replies),
+		reads:  slices.Clone(c.out.reads),
 		resets: slices.Clone(c.out.resets), notes: slices.Clone(c.out.notes), failure: c.out.failure,
 	}
 	return &d
@@ -500,8 +518,12 @@ func (c *core) hash() uint64 {
 		number(contact.Incarnation)
 	}
 	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex))
+	number(uint64(c.log.compacted.Index), uint64(c.log.compacted.Term), uint64(c.log.end), uint64(c.log.cachedFrom()))
+	for _, start := range c.log.terms {
+		number(uint64(start.First), uint64(start.Term))
+	}
 	for entry := range (Entries{c.log.runs}).All() {
-		number(uint64(entry.Term), uint64(entry.Kind))
+		number(uint64(entry.Kind))
 		text(string(entry.Data))
 	}
 	number(uint64(c.role), uint64(c.leaderContact), uint64(c.quietUntil))
@@ -541,12 +563,8 @@ func (c *core) checkInvariants() {
 	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
 	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
 	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
-	next := Index(1)
-	term := Term(0)
-	for _, r := range c.log.runs {
-		must(r.first == next && r.count > 0 && r.term >= term, "run of %d entries of term %d at %d follows entry %d of term %d", r.count, r.term, r.first, next-1, term)
-		next, term = r.last()+1, r.term
-	}
+	must(c.commitIndex >= c.log.compacted.Index, "commit index %d is before the compacted entry %d", c.commitIndex, c.log.compacted.Index)
+	c.log.checkInvariants(must)
 	must((c.role == Leader) == (c.leader == c.settings.id), "role %s with leader %q", c.role, c.leader)
 	must(c.role != Leader || c.votedFor == c.settings.id, "leads, having voted for %q", c.votedFor)
 	must(c.role == Leader || len(c.peers) == 0, "%s keeps progress of %d peers", c.role, len(c.peers))

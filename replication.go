@@ -1,7 +1,9 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -26,6 +28,7 @@ type progress struct {
 	retryAt    time.Duration // nothing is sent before: the last attempt was lost
 	trouble    string        // why the last message was lost; empty once it answers
 	otherDisk  bool          // it came back with another disk: it does not count
+	reading    bool          // a read for it is out: entries wait for its end
 }
 
 // flight is an AppendEntries that was sent and not answered.
@@ -51,7 +54,7 @@ func (p *progress) numbers() []uint64 {
 	for _, f := range p.inflight {
 		n = append(n, uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
-	return append(n, bit(p.probing), bit(p.otherDisk))
+	return append(n, bit(p.probing), bit(p.otherDisk), bit(p.reading))
 }
 
 // land forgets what is in flight up to an index.
@@ -79,30 +82,76 @@ func (c *core) peer(id NodeID) *progress {
 	return nil
 }
 
-// replicate sends a follower what it lacks, as far as its window allows.
+// replicate sends a follower what it lacks, as far as its window allows. What
+// is not in memory any more is read first, and sent by handleEntriesRead: until
+// then the follower gets heartbeats only. While it is not known where the logs
+// agree nothing is read: a message without entries finds that out as well. Nor
+// is anything sent to a follower that lacks what is compacted.
 func (c *core) replicate(now time.Duration, p *progress) {
-	for !p.otherDisk && now >= p.retryAt && c.mayFly(p) {
-		entries := c.log.from(p.next, c.settings.maxBatchBytes)
+	for !p.otherDisk && !p.reading && now >= p.retryAt && c.mayFly(p) && !c.lacksCompacted(p) {
+		var entries Entries
+		switch inMemory := p.next >= c.log.cachedFrom(); {
+		case inMemory:
+			entries = c.log.from(p.next, c.settings.maxBatchBytes)
+		case !p.probing:
+			p.reading = true
+			c.out.reads = append(c.out.reads, read{p.id, c.currentTerm, p.next, c.log.cachedFrom() - 1, c.settings.maxBatchBytes})
+			return
+		}
 		announce := min(c.commitIndex, p.match) > p.sentCommit && len(p.inflight) == 0
 		if entries.Len() == 0 && !announce && !(p.probing && p.match < c.log.last()) {
 			return
 		}
-		prevTerm, ok := c.log.term(p.next - 1)
-		if !ok {
-			panic(fmt.Sprintf("raft: next index %d of %s is beyond the log's end %d", p.next, p.id, c.log.last()))
-		}
-		c.send(p.id, &AppendEntries{
-			Header: c.header(p.id), Term: c.currentTerm,
-			PrevLogIndex: p.next - 1, PrevLogTerm: prevTerm, Entries: entries,
-			LeaderCommit: c.commitIndex, LeaderAddress: c.settings.address,
-		}, promise{})
-		last := p.next - 1 + Index(entries.Len())
-		p.inflight = append(p.inflight, flight{last, entries.Size(), now})
-		p.bytes += entries.Size()
-		p.sentCommit = min(c.commitIndex, last)
-		if !p.probing {
-			p.next = last + 1 // optimistically
-		}
+		c.sendEntries(now, p, entries)
+	}
+}
+
+// lacksCompacted reports whether a follower lacks entries, or may, that are not
+// kept any more.
+func (c *core) lacksCompacted(p *progress) bool { return p.next < c.log.firstKept() }
+
+// sendEntries sends a follower entries, the next ones for it, or none.
+func (c *core) sendEntries(now time.Duration, p *progress, entries Entries) {
+	prevTerm, ok := c.log.term(p.next - 1)
+	if !ok {
+		panic(fmt.Sprintf("raft: next index %d of %s is not in the log from %d to %d", p.next, p.id, c.log.firstKept(), c.log.last()))
+	}
+	c.send(p.id, &AppendEntries{
+		Header: c.header(p.id), Term: c.currentTerm,
+		PrevLogIndex: p.next - 1, PrevLogTerm: prevTerm, Entries: entries,
+		LeaderCommit: c.commitIndex, LeaderAddress: c.settings.address,
+	}, promise{})
+	last := p.next - 1 + Index(entries.Len())
+	p.inflight = append(p.inflight, flight{last, entries.Size(), now})
+	p.bytes += entries.Size()
+	p.sentCommit = min(c.commitIndex, last)
+	if !p.probing {
+		p.next = last + 1 // optimistically
+	}
+}
+
+// handleEntriesRead sends what was read for a follower, if that still waits for
+// it. A log that cannot be read, or not as it was written, stops the node. The
+// error of a read for an earlier term says nothing: the entries may have been
+// replaced since.
+func (c *core) handleEntriesRead(now time.Duration, e entriesRead) {
+	p := c.peer(e.peer)
+	if p == nil || e.term != c.currentTerm {
+		return
+	}
+	p.reading = false
+	err := e.err
+	if err == nil {
+		err = c.log.terms.check(e.entries, e.first, e.last)
+	}
+	switch {
+	case errors.Is(err, ErrCompacted):
+		p.trouble = err.Error()
+		p.retryAt = now + c.settings.heartbeatInterval
+	case err != nil:
+		_ = c.fail(fmt.Errorf("raft: node %s cannot read entries %d to %d of its log: %w", c.settings.id, e.first, e.last, err))
+	case p.next == e.first && !p.probing && !p.otherDisk && now >= p.retryAt:
+		c.sendEntries(now, p, e.entries.from(e.first, e.maxBytes))
 	}
 }
 
@@ -129,14 +178,21 @@ func (c *core) handleAppendEntries(now time.Duration, e appendArrived) {
 		c.rejectAppend(e, 0, 0)
 		return
 	}
-	if !c.log.matches(r.PrevLogIndex, r.PrevLogTerm) {
+	entries := r.Entries
+	if r.PrevLogIndex < c.log.compacted.Index {
+		var err error
+		if entries, err = c.afterCompacted(r.From, entries); err != nil {
+			c.reply(e.respond, err, promise{})
+			return
+		}
+	} else if !c.log.matches(r.PrevLogIndex, r.PrevLogTerm) {
 		index, term := c.log.agreement(r.PrevLogIndex, r.PrevLogTerm)
 		c.tell("reject entries", r.From, "entry %d of term %d, which they follow, is not here: the logs may agree up to %d", r.PrevLogIndex, r.PrevLogTerm, index)
 		c.rejectAppend(e, index, term)
 		return
 	}
 	last := r.PrevLogIndex + Index(r.Entries.Len())
-	if fresh := c.unknown(r.Entries); len(fresh.runs) > 0 {
+	if fresh := c.unknown(entries); len(fresh.runs) > 0 {
 		if err := c.appendFresh(r.From, fresh); err != nil {
 			c.reply(e.respond, err, promise{})
 			return
@@ -151,6 +207,18 @@ func (c *core) rejectAppend(e appendArrived, index Index, term Term) {
 		Term: c.currentTerm, PrevLogIndex: e.request.PrevLogIndex,
 		ConflictIndex: index, ConflictTerm: term, Incarnation: c.settings.incarnation,
 	}, c.promised(0))
+}
+
+// afterCompacted returns those of a late message's entries that are not
+// compacted here. The others, and the one that they follow, are committed, so
+// the leader's log agrees with this one in them (§3.6.3, Leader Completeness).
+// That is checked where the term is still known.
+func (c *core) afterCompacted(from NodeID, entries Entries) (Entries, error) {
+	compacted := c.log.compacted
+	if covered := entries.upTo(compacted.Index); covered.last() == compacted.Index && covered.runs[len(covered.runs)-1].term != compacted.Term {
+		return Entries{}, c.refuseToReplace(from, compacted.Index)
+	}
+	return entries.from(compacted.Index+1, math.MaxInt), nil
 }
 
 // unknown returns the entries from the first one on that the log does not have.
@@ -178,7 +246,7 @@ func (c *core) unknown(entries Entries) Entries {
 func (c *core) appendFresh(from NodeID, fresh Entries) error {
 	first := fresh.First()
 	if first <= c.commitIndex {
-		return c.fail(fmt.Errorf("raft: node %s: leader %s of term %d sends another entry %d than the one that is committed here (commit index %d): a member lost data, or members of two clusters were mixed", c.settings.id, from, c.currentTerm, first, c.commitIndex))
+		return c.refuseToReplace(from, first)
 	}
 	if first <= c.log.last() {
 		c.tell("replace entries", from, "entries %d to %d conflict with its own", first, c.log.last())
@@ -187,6 +255,10 @@ func (c *core) appendFresh(from NodeID, fresh Entries) error {
 		panic(err) // the entries follow one that the log has
 	}
 	return nil
+}
+
+func (c *core) refuseToReplace(from NodeID, index Index) error {
+	return c.fail(fmt.Errorf("raft: node %s: leader %s of term %d sends another entry %d than the one that is committed here (commit index %d): a member lost data, or members of two clusters were mixed", c.settings.id, from, c.currentTerm, index, c.commitIndex))
 }
 
 // commitTo raises the commit index; it never falls.

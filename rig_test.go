@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type rig struct {
 	tune  func(*coreSettings)        // changes the settings of nodes started from now on
 	watch func(*rigNode, step, work) // sees every advance, if set
 	queue int                        // maxUnappliedBytes
+	cache int                        // logCacheBytes of nodes started from now on
 
 	fingerprint [16]byte
 
@@ -91,6 +93,10 @@ type rigNode struct {
 	slow    bool // the state machine does not get on by itself
 	machine rigMachine
 
+	reads   []read // under way
+	unread  bool   // reads do not end by themselves
+	readErr error  // what reads end with, those of the applier too
+
 	failure error
 	notes   []note
 	was     *core // at the last inspection
@@ -117,7 +123,7 @@ func newRig(t *testing.T, names string) *rig {
 	r := &rig{
 		t: t, seed: 1, nodes: map[NodeID]*rigNode{}, gone: map[link]bool{}, held: map[link]bool{},
 		leaders: map[Term]NodeID{}, entries: map[place]string{}, votes: map[Term]map[NodeID]NodeID{},
-		queue: 64 << 20,
+		queue: 64 << 20, cache: 32 << 20,
 	}
 	for i, name := range strings.Fields(names) {
 		id := NodeID(name)
@@ -165,6 +171,8 @@ type at struct {
 	term      Term // 0: of the last entry
 	vote      NodeID
 	commit    Index
+	compacted Index // up to here the log is forgotten
+	cold      bool  // nothing of the log is in memory
 	restarted bool
 	strangers bool // it has not met the other members before
 }
@@ -179,8 +187,27 @@ func (r *rig) startAt(id NodeID, s at) {
 	if !s.strangers {
 		batch.HardState.Contacts = r.contacts(id)
 	}
-	require.NoError(r.t, r.nodes[id].storage.Save(batch))
-	r.nodes[id].boot(s.restarted)
+	n := r.nodes[id]
+	require.NoError(r.t, n.storage.Save(batch))
+	for i := Index(len(r.committed)) + 1; i <= s.compacted; i++ {
+		term := stretches(n.storage.loaded().Terms).term(i)
+		r.committed = append(r.committed, commitment{term, term})
+	}
+	require.NoError(r.t, n.storage.Compact(s.compacted))
+	n.boot(s.restarted)
+	if !s.cold {
+		n.warm()
+	}
+}
+
+// warm puts the whole log into memory, as if it had come from a leader.
+func (n *rigNode) warm() {
+	log := &n.driver.core.log
+	log.runs = slices.Clip(n.storage.runs)
+	for _, r := range log.runs {
+		log.cachedBytes += r.weight()
+	}
+	n.was.log = log.clone()
 }
 
 func (r *rig) contacts(id NodeID) []Contact {
@@ -242,9 +269,9 @@ func (n *rigNode) boot(restarted bool) {
 	c, err := newCore(settings, state, restarted, n.rig.seed*1000+uint64(n.life), n.rig.now)
 	require.NoError(n.rig.t, err)
 	require.GreaterOrEqual(n.rig.t, c.currentTerm, n.used, "G6: %s comes back in a term before one that it has used", n.id)
-	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue})
+	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue, logCacheBytes: n.rig.cache})
 	n.started = true
-	n.machine, n.task, n.saving, n.failure, n.was = rigMachine{}, nil, nil, nil, nil
+	n.machine, n.task, n.saving, n.reads, n.failure, n.was = rigMachine{}, nil, nil, nil, nil, nil
 	n.advance(nil, nil)
 }
 
@@ -254,7 +281,7 @@ func (r *rig) up(id NodeID) bool { return r.nodes[id].driver != nil }
 // crash ends the process. A write under way is lost.
 func (r *rig) crash(id NodeID) {
 	n := r.nodes[id]
-	n.driver, n.saving, n.task = nil, nil, nil
+	n.driver, n.saving, n.task, n.reads = nil, nil, nil, nil
 }
 
 // crashAfterWrite ends the process between the end of the write under way and
@@ -271,8 +298,9 @@ func (r *rig) restart(id NodeID) {
 	if r.up(id) {
 		r.crash(id)
 	}
-	r.nodes[id].stalled, r.nodes[id].slow = false, false
-	r.nodes[id].boot(true)
+	n := r.nodes[id]
+	n.stalled, n.slow, n.unread = false, false, false
+	n.boot(true)
 }
 
 // wipe ends the process and gives the node a new, empty disk.
@@ -311,6 +339,7 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 		n.checkRequest(request)
 		n.rig.put(&packet{link: link{n.id, request.to}, life: n.life, request: request.message})
 	}
+	n.reads = append(n.reads, w.reads...)
 	n.answer(w.replies)
 	if w.apply != nil {
 		require.Nil(n.rig.t, n.task, "a task is handed out while one is under way")
@@ -567,12 +596,38 @@ func (r *rig) apply(id NodeID) {
 		return
 	}
 	var events []any
-	a := newApplier(&n.machine, func(event any) { events = append(events, event) }, new(atomic.Bool))
+	a := newApplier(&n.machine, n, 100, func(event any) { events = append(events, event) }, new(atomic.Bool))
 	task := n.task
 	n.task = nil
-	require.NoError(r.t, a.run(task))
+	if err := a.run(task); err != nil {
+		events = append(events, failed{err})
+	}
 	n.checkApplied()
 	n.advance(events, nil)
+}
+
+// read ends the first read under way.
+func (r *rig) read(id NodeID) {
+	n := r.nodes[id]
+	if len(n.reads) == 0 {
+		return
+	}
+	first := n.reads[0]
+	n.reads = n.reads[1:]
+	entries, err := n.Entries(first.first, first.last, first.maxBytes)
+	n.advance([]any{entriesRead{first, entries, err}}, nil)
+}
+
+// A node of the rig is the Storage that its applier reads from.
+
+func (n *rigNode) Load() (StorageState, error) { return n.storage.Load() }
+func (n *rigNode) Save(batch SaveBatch) error  { return n.storage.Save(batch) }
+func (n *rigNode) Compact(index Index) error   { return n.storage.Compact(index) }
+func (n *rigNode) Entries(first, last Index, maxBytes int) (Entries, error) {
+	if n.readErr != nil {
+		return Entries{}, n.readErr
+	}
+	return n.storage.Entries(first, last, maxBytes)
 }
 
 // settle lets everything happen that takes no time, until nothing is left.
@@ -594,6 +649,9 @@ func (r *rig) settleOne() bool {
 			return true
 		case n.driver != nil && n.task != nil && !n.slow:
 			r.apply(id)
+			return true
+		case n.driver != nil && len(n.reads) > 0 && !n.unread:
+			r.read(id)
 			return true
 		}
 	}
@@ -821,7 +879,27 @@ func (r *rig) propose(id NodeID, commands ...string) []*outcome {
 // Looking.
 
 // terms returns the terms of a node's log, as startAt takes them.
-func (r *rig) terms(id NodeID) string { return termsOf(Entries{r.core(id).log.runs}) }
+func (r *rig) terms(id NodeID) string {
+	log := &r.core(id).log
+	var words []string
+	for i := log.firstKept(); i <= log.last(); i++ {
+		words = append(words, fmt.Sprint(log.terms.term(i)))
+	}
+	return strings.Join(words, " ")
+}
+
+// stored returns the entries of a node's log from one on, from memory and
+// storage.
+func (r *rig) stored(id NodeID, first Index) Entries {
+	n, log := r.nodes[id], &r.core(id).log
+	from := log.cachedFrom()
+	if first >= from {
+		return log.from(first, math.MaxInt)
+	}
+	entries, err := n.storage.Entries(first, from-1, math.MaxInt)
+	require.NoError(r.t, err)
+	return Entries{append(slices.Clip(entries.runs), log.runs...)}
+}
 
 func termsOf(entries Entries) string {
 	var words []string
@@ -832,14 +910,14 @@ func termsOf(entries Entries) string {
 }
 
 // saved returns the terms of the log that a node's storage holds.
-func (r *rig) saved(id NodeID) string { return termsOf(r.nodes[id].storage.loaded().entries) }
+func (r *rig) saved(id NodeID) string { return termsOf(Entries{r.nodes[id].storage.runs}) }
 
 func (s *MemoryStorage) loaded() StorageState {
-	state, _ := s.Load()
+	state, _ := s.Load() // never fails
 	return state
 }
 
-func (r *rig) hardState(id NodeID) HardState { return r.nodes[id].storage.loaded().HardState }
+func (r *rig) hardState(id NodeID) HardState { return r.nodes[id].storage.hardState }
 
 func (r *rig) reason(id NodeID) string { return r.nodes[id].driver.status(r.now).Reason }
 
@@ -889,7 +967,7 @@ func (n *rigNode) checkLeader() {
 	}
 	r.leaders[c.currentTerm] = n.id
 	for i := len(r.committed) - 1; i >= 0; i-- {
-		if e := r.committed[i]; e.in < c.currentTerm {
+		if e := r.committed[i]; e.in < c.currentTerm && Index(i)+1 >= c.log.compacted.Index {
 			require.True(r.t, c.log.matches(Index(i)+1, e.term), "G4: leader %s of term %d lacks entry %d@%d, committed in term %d\n%s", n.id, c.currentTerm, i+1, e.term, e.in, r)
 			return
 		}
@@ -900,10 +978,10 @@ func (n *rigNode) checkLeader() {
 // and the term before it, so by induction everything before it.
 func (n *rigNode) checkLog() {
 	r, log := n.rig, &n.driver.core.log
-	known := Index(0)
+	known := log.compacted.Index
 	if n.was != nil {
 		known = min(n.was.log.last(), log.last())
-		for known > 0 {
+		for known > log.compacted.Index {
 			before, _ := n.was.log.term(known)
 			if log.matches(known, before) {
 				break
@@ -915,8 +993,7 @@ func (n *rigNode) checkLog() {
 		}
 	}
 	before, _ := log.term(known)
-	fresh := log.from(known+1, 1<<30)
-	for entry := range fresh.All() {
+	for entry := range r.stored(n.id, known+1).All() {
 		p := place{entry.Index, entry.Term}
 		what := fmt.Sprintf("after %d: %d %s", before, entry.Kind, entry.Data)
 		if seen, ok := r.entries[p]; ok {
@@ -930,7 +1007,7 @@ func (n *rigNode) checkLog() {
 // checkCommitted is G3: what is committed anywhere never changes.
 func (n *rigNode) checkCommitted() {
 	r, c := n.rig, n.driver.core
-	from := Index(1)
+	from := max(1, c.log.compacted.Index)
 	if n.was != nil {
 		from = n.was.commitIndex + 1
 	}
@@ -976,7 +1053,7 @@ func (n *rigNode) checkRequest(request request) {
 			return
 		}
 		lead(m.Term)
-		log := raftLog{runs: saved.entries.runs}
+		log := newLog(saved)
 		require.True(r.t, log.matches(m.LastLogIndex, m.LastLogTerm), "G8: candidate %s speaks of entry %d@%d, which its disk does not have", n.id, m.LastLogIndex, m.LastLogTerm)
 	case *Heartbeat:
 		lead(m.Term)
@@ -1001,9 +1078,9 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 	case *AppendResponse:
 		term = m.Term
 		if m.Success {
+			log := newLog(saved)
 			have, _ := n.driver.core.log.term(m.Match)
-			log := raftLog{runs: saved.entries.runs}
-			require.True(r.t, log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
+			require.True(r.t, m.Match < log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
 		}
 	}
 	require.LessOrEqual(r.t, term, saved.HardState.Term, "G8: %s answers from a term that its disk does not know", n.id)

@@ -61,7 +61,9 @@ type Result struct {
 // applyTask is a stretch of committed entries for the applier, and who waits
 // for them. The applier and a node that stops share it.
 type applyTask struct {
-	entries Entries
+	first, last Index
+	entries     Entries   // all of them; empty: they are to be read
+	terms       stretches // of the log
 
 	mu      sync.Mutex
 	waiting []waitingRun // not answered yet, in order
@@ -78,18 +80,21 @@ func (t *applyTask) claim(index Index) []waitingRun {
 // applier feeds committed commands to the state machine and answers their
 // proposers. It runs on a goroutine of its own.
 type applier struct {
-	machine StateMachine
-	batcher BatchStateMachine // instead, if the machine is one
-	report  func(event any)   // tells the loop
-	stopped *atomic.Bool      // the node stops: leave the rest of the task
+	machine   StateMachine
+	batcher   BatchStateMachine // instead, if the machine is one
+	report    func(event any)   // tells the loop
+	stopped   *atomic.Bool      // the node stops: leave the rest of the task
+	storage   Storage           // has what is not in memory
+	readBytes int               // how much is read at once
 
+	size     int // of the next chunk, in commands
 	commands []Command
 	results  []ApplyResult
 }
 
-func newApplier(machine StateMachine, report func(any), stopped *atomic.Bool) *applier {
+func newApplier(machine StateMachine, storage Storage, readBytes int, report func(any), stopped *atomic.Bool) *applier {
 	batcher, _ := machine.(BatchStateMachine)
-	return &applier{machine: machine, batcher: batcher, report: report, stopped: stopped}
+	return &applier{machine: machine, batcher: batcher, storage: storage, readBytes: readBytes, report: report, stopped: stopped}
 }
 
 const (
@@ -100,44 +105,66 @@ const (
 	slowChunk = 5 * time.Millisecond
 )
 
-// run applies a task in chunks, and answers after each. A batching machine gets
+// run applies a task. What is not in memory any more is read piece by piece.
+func (a *applier) run(task *applyTask) error {
+	a.commands = a.commands[:0]
+	a.size = 1
+	if a.batcher != nil {
+		a.size = maxApplyCommands
+	}
+	for next := task.first; next <= task.last; {
+		entries, err := a.entries(task, next)
+		if err != nil {
+			return fmt.Errorf("raft: entries %d to %d of the log cannot be read to apply them: %w", next, task.last, err)
+		}
+		if err := a.feed(task, entries); err != nil || a.stopped.Load() {
+			return err
+		}
+		next = entries.last() + 1
+		a.report(appliedUpTo{index: next - 1, done: next > task.last})
+	}
+	return nil
+}
+
+// entries returns entries of a task, from an index on.
+func (a *applier) entries(task *applyTask, first Index) (Entries, error) {
+	if len(task.entries.runs) > 0 {
+		return task.entries, nil
+	}
+	entries, err := a.storage.Entries(first, task.last, a.readBytes)
+	if err == nil {
+		err = task.terms.check(entries, first, task.last)
+	}
+	return entries, err
+}
+
+// feed applies entries in chunks, and answers after each. A batching machine gets
 // as much as there is. For any other the chunks grow from one command to two,
 // four and so on, as long as that goes fast: so many answers are given together,
 // and none waits for long.
-func (a *applier) run(task *applyTask) error {
-	size := 1
-	if a.batcher != nil {
-		size = maxApplyCommands
-	}
-	a.commands = a.commands[:0]
-	bytes, reached := 0, Index(0)
+func (a *applier) feed(task *applyTask, entries Entries) error {
 	start := time.Now()
-	for entry := range task.entries.All() {
-		bytes, reached = bytes+entrySize(len(entry.Data)), entry.Index
+	for entry := range entries.All() {
 		if entry.Kind != EntryCommand {
 			continue
 		}
 		a.commands = append(a.commands, Command{entry.Index, entry.Term, entry.Data})
-		if len(a.commands) < size {
+		if len(a.commands) < a.size {
 			continue
 		}
 		if err := a.apply(task); err != nil || a.stopped.Load() {
 			return err
 		}
-		a.report(appliedUpTo{index: reached, bytes: bytes})
+		a.report(appliedUpTo{index: entry.Index})
 		now := time.Now()
 		if took := now.Sub(start); took < slowChunk {
-			size = min(2*size, maxApplyCommands)
+			a.size = min(2*a.size, maxApplyCommands)
 		} else if a.batcher == nil {
-			size = max(1, size/2)
+			a.size = max(1, a.size/2)
 		}
-		bytes, start = 0, now
+		start = now
 	}
-	if err := a.apply(task); err != nil || a.stopped.Load() {
-		return err
-	}
-	a.report(appliedUpTo{index: reached, bytes: bytes, done: true})
-	return nil
+	return a.apply(task)
 }
 
 // apply applies the commands gathered, and answers their proposers.

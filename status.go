@@ -19,7 +19,7 @@ type Status struct {
 	CommitIndex   Index        `json:"commit_index"`
 	AppliedIndex  Index        `json:"applied_index"`
 	LastIndex     Index        `json:"last_index"`
-	FirstIndex    Index        `json:"first_index"`    // of the log; 0: it is empty
+	FirstIndex    Index        `json:"first_index"`    // the first entry that is kept; 0: none is
 	SnapshotIndex Index        `json:"snapshot_index"` // the last index that a snapshot covers; 0: there is none
 	DurableIndex  Index        `json:"durable_index"`  // up to here the log is on this node's disk
 	Members       []Member     `json:"members"`
@@ -49,9 +49,12 @@ func (d *driver) status(now time.Duration) Status {
 		ID: c.settings.id, Role: c.role, Term: c.currentTerm,
 		Leader: c.leader, LeaderAddress: d.leaderAddress(),
 		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
-		LastIndex: c.log.last(), FirstIndex: Entries{c.log.runs}.First(),
-		Members: append([]Member(nil), c.configuration.members...),
-		Reason:  d.reason(now),
+		LastIndex: c.log.last(),
+		Members:   append([]Member(nil), c.configuration.members...),
+		Reason:    d.reason(now),
+	}
+	if c.log.last() >= c.log.firstKept() {
+		s.FirstIndex = c.log.firstKept()
 	}
 	for _, p := range c.peers {
 		s.Peers = append(s.Peers, PeerStatus{
@@ -67,6 +70,9 @@ func (d *driver) status(now time.Duration) Status {
 func (d *driver) trouble(p *progress) string {
 	if why := d.rejected[p.id]; why != "" {
 		return why
+	}
+	if c := d.core; c.lacksCompacted(p) {
+		return fmt.Sprintf("it needs entries from %d on, and the log starts at %d", p.next, c.log.firstKept())
 	}
 	return p.trouble
 }

@@ -42,8 +42,26 @@ type StorageState struct {
 	Compacted EntryID     // the entry before the first one that is kept; zero: all are kept
 	Last      Index       // the last entry; Compacted.Index if none is kept
 	Terms     []TermStart // where each term of the kept entries starts, in order
+}
 
-	entries Entries
+// check reports whether the state fits together.
+func (s StorageState) check() error {
+	next, term := s.Compacted.Index+1, s.Compacted.Term
+	for i, start := range s.Terms {
+		if i == 0 && start.First != next || start.First < next || start.First > s.Last || start.Term < term || i > 0 && start.Term == term {
+			return fmt.Errorf("term %d starts at entry %d of a log from %d to %d, behind term %d", start.Term, start.First, s.Compacted.Index+1, s.Last, term)
+		}
+		next, term = start.First+1, start.Term
+	}
+	switch {
+	case s.Last != s.Compacted.Index && len(s.Terms) == 0 || s.Last < s.Compacted.Index:
+		return fmt.Errorf("a log from %d to %d has terms %v", s.Compacted.Index+1, s.Last, s.Terms)
+	case s.Commit > s.Last || s.Commit < s.Compacted.Index:
+		return fmt.Errorf("a commit index of %d is beside a log from %d to %d", s.Commit, s.Compacted.Index+1, s.Last)
+	case term > s.HardState.Term:
+		return fmt.Errorf("a log that ends in term %d is beside a hard state of term %d", term, s.HardState.Term)
+	}
+	return nil
 }
 
 // EntryID names an entry: no two entries of a cluster have both in common.
@@ -116,12 +134,8 @@ func NewMemoryStorage() *MemoryStorage { return new(MemoryStorage) }
 func (s *MemoryStorage) Load() (StorageState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := StorageState{HardState: s.hardState.clone(), Commit: s.commit, Compacted: s.compacted, Last: s.last(), entries: Entries{slices.Clone(s.runs)}}
-	for _, r := range s.runs {
-		if n := len(state.Terms); n == 0 || state.Terms[n-1].Term != r.term {
-			state.Terms = append(state.Terms, TermStart{r.first, r.term})
-		}
-	}
+	state := StorageState{HardState: s.hardState.clone(), Commit: s.commit, Compacted: s.compacted, Last: s.last()}
+	state.Terms = Entries{s.runs}.terms()
 	return state, nil
 }
 

@@ -21,6 +21,7 @@ type walk struct {
 func newWalk(t *testing.T, seed uint64, names string) *walk {
 	r := newRig(t, names)
 	r.seed = seed
+	r.cache = []int{32 << 20, 1, 400}[seed%3] // bytes
 	r.tune = func(s *coreSettings) {
 		s.maxInflightMessages, s.maxBatchBytes, s.maxInflightBytes = 4, 40, 100
 	}
@@ -43,8 +44,10 @@ func (w *walk) act() {
 		w.disturbOne()
 	case p < 720:
 		w.finishWrite(id)
-	case p < 800:
+	case p < 780:
 		w.apply(id)
+	case p < 800:
+		w.read(id)
 	case p < 940:
 		w.elapse()
 	case p < 970:
