@@ -269,8 +269,8 @@ func TestFailedReadOfTheApplierStopsTheNode(t *testing.T) {
 	for words, change := range map[string]func(n *rigNode){
 		"input/output error": func(n *rigNode) { n.readErr = errReadInRig },
 		"of term 1": func(n *rigNode) {
-			n.storage.runs = Entries{n.storage.runs}.upTo(1).runs
-			n.storage.runs = append(n.storage.runs, entry(2, 1).runs...)
+			memory := n.storage.(*MemoryStorage)
+			memory.runs = append(Entries{memory.runs}.upTo(1).runs, entry(2, 1).runs...)
 		},
 		"compacted": func(n *rigNode) { require.NoError(t, n.storage.Compact(2)) },
 	} {

@@ -1,0 +1,96 @@
+package raft
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
+)
+
+// Clusters whose nodes keep what they promise in files, on disks that lose power.
+
+// inFiles gives every node that was not started yet a disk of its own.
+func (r *rig) inFiles() {
+	for _, id := range r.ids {
+		r.nodes[id].disk = vfs.NewMemory()
+	}
+}
+
+// open opens the storage on a node's disk, if it has one.
+func (n *rigNode) open() {
+	if n.disk == nil {
+		return
+	}
+	s, err := openTestStorage(n.disk)
+	require.NoError(n.rig.t, err)
+	n.storage = s
+}
+
+// cutPower ends a node and loses what its disk has not synced, or some of it. A
+// write under way gets as far as it happens to.
+func (r *rig) cutPower(id NodeID, random *rand.Rand) {
+	n := r.nodes[id]
+	if n.driver != nil && n.saving != nil && random.IntN(4) > 0 {
+		n.disk.FailAfter(n.disk.Operations() + 1 + random.IntN(3))
+		_ = n.storage.Save(*n.saving) // which nobody hears of
+	}
+	modes := []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashTear, vfs.CrashScatter}
+	n.disk = n.disk.CrashClone(modes[random.IntN(len(modes))], random.Uint64())
+	n.driver, n.saving, n.task, n.reads = nil, nil, nil, nil
+}
+
+// Whatever was acknowledged is there after the power of all nodes is cut at the
+// same instant: a cluster that leads, replicates, loses messages and nodes goes
+// dark again and again.
+func TestD16WholeClusterPowerCut(t *testing.T) {
+	instants := 1000
+	if testing.Short() || raceEnabled {
+		instants = 60
+	}
+	for _, names := range []string{"a b c", "a b c d e"} {
+		t.Run(fmt.Sprint(len(names)/2+1), func(t *testing.T) {
+			t.Parallel()
+			const cuts = 10
+			for seed := range uint64(instants / cuts) {
+				darkWalk(t, seed, names, cuts)
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+		})
+	}
+}
+
+func darkWalk(t *testing.T, seed uint64, names string, cuts int) {
+	w := newWalkInFiles(t, seed, names)
+	acknowledged := 0
+	for range cuts {
+		for range 100 + w.random.IntN(400) {
+			w.act()
+		}
+		for _, id := range w.ids {
+			w.cutPower(id, w.random)
+		}
+		w.table = nil
+		for _, id := range w.ids {
+			w.restart(id)
+		}
+		w.pass(2 * wait) // or so, until somebody leads
+	}
+	w.finish()
+	for _, o := range w.proposals {
+		if o.ended && o.err == nil {
+			acknowledged++
+		}
+	}
+	require.Positive(t, acknowledged, "nothing was ever acknowledged")
+}
+
+func newWalkInFiles(t *testing.T, seed uint64, names string) *walk {
+	r := newRig(t, names)
+	r.inFiles()
+	return startWalk(r, seed)
+}
