@@ -94,3 +94,70 @@ func newWalkInFiles(t *testing.T, seed uint64, names string) *walk {
 	r.inFiles()
 	return startWalk(r, seed)
 }
+
+// A vote counts once it is on disk: a voter that loses power before has voted for
+// nobody, and one that loses it afterwards for ever for that candidate.
+func TestE1VoteReplyWaitsForTheDisk(t *testing.T) {
+	for operation := 1; operation <= 3; operation++ { // of those that save the vote: none is done, the write, also the sync
+		for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashTear, vfs.CrashScatter, vfs.CrashKeep, vfs.CrashKill} {
+			for seed := range uint64(20) {
+				r := newRig(t, "a b c")
+				r.inFiles()
+				r.start("b")
+				b := r.node("b")
+				r.now += 2 * wait
+				r.stall("b")
+				ask := func(candidate NodeID) *given {
+					return r.ask(candidate, "b", &VoteRequest{Term: 6, LastLogIndex: 9, LastLogTerm: 5})
+				}
+				a := ask("a")
+				require.False(t, a.done, "it left before it was durable")
+				b.disk.FailAfter(b.disk.Operations() + operation)
+				err := b.storage.Save(*b.saving)
+				require.Equal(t, operation < 3, err != nil)
+				b.disk = b.disk.CrashClone(mode, seed)
+				b.driver, b.saving = nil, nil
+				b.boot(true)
+				r.now += 2 * wait // it is quiet at first
+				b.stalled = false
+				c := answerOf[*VoteResponse](r, r.askAndSettle("c", "b", &VoteRequest{Term: 6, LastLogIndex: 9, LastLogTerm: 5}))
+				voted := r.hardState("b")
+				require.Equal(t, Term(6), voted.Term)
+				require.Equal(t, c.VoteGranted, voted.VotedFor == "c")
+				if operation == 3 || mode == vfs.CrashKeep && operation == 2 {
+					require.False(t, c.VoteGranted, "it voted for a, durably")
+				}
+			}
+		}
+	}
+}
+
+// askAndSettle asks a node, and lets everything happen that takes no time.
+func (r *rig) askAndSettle(from, to NodeID, request any) *given {
+	answer := r.ask(from, to, request)
+	r.settle()
+	return answer
+}
+
+// C4: what a sole voter acknowledged is there after a power cut, and what was only
+// written may be or not.
+func TestC4AcknowledgedMeansOnDisk(t *testing.T) {
+	for seed := range uint64(50) {
+		r := newRig(t, "a")
+		r.inFiles()
+		r.start("a")
+		r.settle()
+		r.pass(beat)
+		acknowledged := r.propose("a", "acknowledged")[0]
+		r.settle()
+		require.True(t, acknowledged.ended)
+		r.stall("a")
+		pending := r.propose("a", "pending")[0]
+		r.settle()
+		require.False(t, pending.ended)
+		r.cutPower("a", chance(seed))
+		r.restart("a")
+		r.pass(beat)
+		require.Contains(t, r.node("a").machine.commands, "acknowledged")
+	}
+}
