@@ -48,9 +48,11 @@ func requireSuccess(t *testing.T, outcomes []*outcome) {
 func TestSlowFollowerIsCaughtUpFromTheStorage(t *testing.T) {
 	r := forgetful(t)
 	r.isolate("c")
-	requireSuccess(t, r.proposeMany("a", 40, "while c is away"))
-	r.heal()
 	r.node("a").unread = true
+	requireSuccess(t, r.proposeMany("a", 40, "while c is away"))
+	r.pass(10 * beat)
+	require.Empty(t, r.node("a").reads, "nothing is read for who cannot be reached")
+	r.heal()
 	r.pass(5 * beat)
 	require.Len(t, r.node("a").reads, 1, "one read for a follower at a time")
 	behind := r.core("c").log.last()

@@ -1087,6 +1087,23 @@ func (n *rigNode) checkRequest(request request) {
 		lead(m.Term)
 	case *AppendEntries:
 		lead(m.Term)
+		n.checkEntries(m)
+	}
+}
+
+// checkEntries requires that entries are the leader's, wherever they come from,
+// and that the one before them is.
+func (n *rigNode) checkEntries(m *AppendEntries) {
+	r, log := n.rig, &n.driver.core.log
+	require.NoError(r.t, m.valid())
+	require.True(r.t, log.matches(m.PrevLogIndex, m.PrevLogTerm), "L8: %s sends entries behind %d@%d, which is not in its log", n.id, m.PrevLogIndex, m.PrevLogTerm)
+	before := m.PrevLogTerm
+	for entry := range m.Entries.All() {
+		require.True(r.t, log.matches(entry.Index, entry.Term), "L8: %s sends entry %d@%d, which is not in its log", n.id, entry.Index, entry.Term)
+		if seen, ok := r.entries[place{entry.Index, entry.Term}]; ok {
+			require.Equal(r.t, seen, fmt.Sprintf("after %d: %d %s", before, entry.Kind, entry.Data), "G2: %s sends %d@%d", n.id, entry.Index, entry.Term)
+		}
+		before = entry.Term
 	}
 }
 
