@@ -181,4 +181,3 @@ func TestCrashInRecovery(t *testing.T) {
 	c.run(steps)
 	t.Logf("%d crashes, all recovered", c.cases)
 }
-

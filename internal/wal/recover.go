@@ -147,8 +147,8 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 	if s.number != number {
 		return corrupt("it is segment %d under the name of another", s.number)
 	}
-	if s.size > size {
-		return corrupt("it has %d bytes and was made with %d: its end is missing", size, s.size)
+	if s.size != size {
+		return corrupt("it has %d bytes and was made with %d", size, s.size)
 	}
 	return nil
 }
