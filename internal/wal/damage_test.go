@@ -396,3 +396,54 @@ func allocatedBy(call func()) uint64 {
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
 }
+
+// TestD11LengthOfALargeFile has lengths that a file of the usual size has room
+// for.
+func TestD11LengthOfALargeFile(t *testing.T) {
+	h := header{number: 1, salt: 5, size: 64 << 20, firstBatch: 1}
+	for _, h2 := range []head{
+		{number: 1, recordsLength: 60 << 20}, {number: 1, bodiesLength: 60 << 20},
+		{number: 1, recordsLength: 30 << 20, bodiesLength: 30 << 20},
+	} {
+		disk := vfs.NewMemory()
+		require.NoError(t, disk.MkdirAll("log"))
+		file, err := disk.Create("log/" + fileName(1, segmentSuffix))
+		require.NoError(t, err)
+		require.NoError(t, file.Allocate(h.size))
+		_, err = file.WriteAt(h.encode(), 0)
+		require.NoError(t, err)
+		b := make([]byte, headBytes)
+		h2.encode(b, h.salt, h.length())
+		_, err = file.WriteAt(b, h.length())
+		require.NoError(t, err)
+		require.NoError(t, file.Sync())
+		require.Less(t, allocatedBy(func() {
+			log, _, err := Open(disk, "log", Options{Inline: true})
+			if err == nil {
+				require.NoError(t, log.Close())
+			}
+		}), uint64(32<<20))
+	}
+}
+
+// TestTooLarge refuses what could not be read back, and goes on.
+func TestTooLarge(t *testing.T) {
+	log, _, err := Open(vfs.NewMemory(), "log", inline(1<<20))
+	require.NoError(t, err)
+	runs := make([]Run, maxRecordsBytes/runRecordBytes+1)
+	for i := range runs {
+		runs[i] = Run{Term: 1, First: uint64(i + 1), Count: 1}
+	}
+	require.ErrorContains(t, log.Append(Batch{Runs: runs}), "too large")
+	require.ErrorContains(t, log.Append(Batch{State: make([]byte, maxStateBytes+1)}), "too large")
+	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 1, Count: -1}}}), "too large")
+	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 2, Count: 1}}}), "does not fit")
+	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 0, Count: 1}}}), "does not fit")
+	require.ErrorContains(t, log.Append(Batch{Commit: 1}), "does not fit")
+	require.ErrorContains(t, log.Compact(Position{}), "cannot be compacted")
+	require.NoError(t, log.Append(Batch{Runs: runs[:len(runs)-1]}))
+	require.NoError(t, log.Append(Batch{State: make([]byte, maxStateBytes)}))
+	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 0, First: 300, Count: 1}}}), "does not fit")
+	require.Equal(t, uint64(len(runs)-1), log.index.last.Index)
+	require.NoError(t, log.Close())
+}

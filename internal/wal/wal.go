@@ -195,7 +195,7 @@ func (l *Log) Compact(to Position) error {
 	r := &l.records
 	*r = records{compact: to, runs: r.runs[:0]}
 	l.pieces = append(l.pieces[:0], nil)
-	if err := l.index.check(r); err != nil {
+	if err := l.index.checkCompaction(r); err != nil {
 		return fmt.Errorf("log cannot be compacted: %w", err)
 	}
 	if err := l.write(r); err != nil {
@@ -225,8 +225,8 @@ func (l *Log) write(r *records) error {
 	for _, body := range l.pieces[1:] {
 		bodies += int64(len(body))
 	}
-	if int64(len(l.buffer))+bodies > maxSegmentBytes/2 {
-		return fmt.Errorf("a batch of %d bytes is too large for a log", bodies)
+	if len(l.buffer) > headBytes+maxRecordsBytes || int64(len(l.buffer))+bodies > maxSegmentBytes/2 {
+		return fmt.Errorf("a batch of %d runs with %d bytes is too large for a log", len(r.runs), bodies)
 	}
 	h := head{
 		number: l.next, syncedThrough: l.next - 1, previous: l.previous,
