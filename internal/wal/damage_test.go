@@ -66,6 +66,43 @@ func newSpecimen(t *testing.T, name string, steps int, closed bool, random uint6
 	return s
 }
 
+// newInterrupted is a log that a crash met when it went on in a second segment:
+// that was there, and the first one not sealed. It was used after that.
+func newInterrupted(t *testing.T) *specimen {
+	options := inline(1 << 10)
+	disk := vfs.NewMemory()
+	named := 0
+	disk.Inject(func(op vfs.Op) error {
+		switch {
+		case op.Kind == vfs.OpRename:
+			named++
+		case op.Kind == vfs.OpWrite && named == 2 && op.Offset > 0: // the seal
+			return vfs.ErrCrashed
+		}
+		return nil
+	})
+	log, _, err := Open(disk, "log", options)
+	require.NoError(t, err)
+	steps := specimenSteps()
+	s := &specimen{name: "interrupted rotation", want: &twin{}}
+	done := 0
+	for ; err == nil; done++ {
+		if log, err = take(disk, log, options, steps[done]); err == nil {
+			s.want = s.want.after(steps[done])
+		}
+	}
+	require.ErrorIs(t, err, vfs.ErrCrashed)
+	disk = disk.CrashClone(vfs.CrashLose, 0)
+	log, _, err = Open(disk, "log", options)
+	require.NoError(t, err)
+	for _, step := range steps[done-1 : done+3] {
+		require.NoError(t, log.Append(step.batch))
+		s.before, s.want = s.want, s.want.after(step)
+	}
+	s.set(disk)
+	return s
+}
+
 func (s *specimen) set(disk *vfs.Memory) {
 	s.disk = disk.CrashClone(vfs.CrashLose, 0)
 	s.files = s.disk.Files()
@@ -76,6 +113,7 @@ func specimens(t *testing.T) []*specimen {
 	return []*specimen{
 		newSpecimen(t, "one segment", 4, false, 0), newSpecimen(t, "one segment", 4, true, 0),
 		newSpecimen(t, "several segments", 29, false, 0), newSpecimen(t, "several segments", 29, true, 0),
+		newInterrupted(t),
 	}
 }
 

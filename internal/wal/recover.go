@@ -19,6 +19,8 @@ type recovery struct {
 	buffer  []byte // the bytes of records
 	vouched uint64 // the last batch that is known to have been durable
 
+	before int64 // where the whole batches of the last segment but one end
+
 	// Of the last segment.
 	last int64 // where its last batch starts; 0: it has none
 	end  int64 // where the whole batches end
@@ -99,7 +101,7 @@ func (r *recovery) replay(number uint64, isLast bool) error {
 	}
 	s.end = l.index.last.Index
 	r.vouched = s.firstBatch - 1
-	r.last, r.end, r.sealed = 0, s.length(), false
+	r.before, r.last, r.end, r.sealed = r.end, 0, s.length(), false
 	for {
 		more, err := r.readBatch(s)
 		if err != nil {
@@ -135,8 +137,8 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 	if err != nil {
 		return corrupt("%v", err)
 	}
-	if size < length {
-		return corrupt("it has %d bytes, less than its header", size)
+	if size < length+sealBytes {
+		return corrupt("it has %d bytes, less than its header and a seal", size)
 	}
 	if b, err = r.window.at(0, length); err != nil {
 		return err
@@ -192,6 +194,9 @@ func (r *recovery) readBatch(s *segment) (bool, error) {
 	}
 	if h.number != l.next || h.previous != l.previous || h.syncedThrough >= h.number {
 		return corrupt("it stands where batch %d should be", l.next)
+	}
+	if r.end+h.length()+sealBytes > s.size {
+		return corrupt("it leaves no room for a seal")
 	}
 	if err := l.index.check(&r.records); err != nil {
 		return corrupt("%v", err)
@@ -309,7 +314,21 @@ func (r *recovery) repair() error {
 			return err
 		}
 	}
-	return l.fs.SyncDir(l.dir)
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
+	return r.repairSeal()
+}
+
+// repairSeal seals the last segment but one again, if it is not known to be
+// sealed durably: it is once there is a batch in the last one.
+func (r *recovery) repairSeal() error {
+	l := r.log
+	n := len(l.index.segments)
+	if n < 2 || r.last > 0 {
+		return nil
+	}
+	return l.seal(l.index.segments[n-2], r.before)
 }
 
 // repairLast clears the rest of the last segment. It writes the last batch
