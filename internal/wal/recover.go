@@ -17,9 +17,7 @@ type recovery struct {
 	window  window
 	records records
 	buffer  []byte // the bytes of records
-	vouched uint64 // the last batch that is known to have been durable
-
-	before int64 // where the whole batches of the last segment but one end
+	before  int64  // where the whole batches of the last segment but one end
 
 	// Of the last segment.
 	last int64 // where its last batch starts; 0: it has none
@@ -100,7 +98,6 @@ func (r *recovery) replay(number uint64, isLast bool) error {
 		return err
 	}
 	s.end = l.index.last.Index
-	r.vouched = s.firstBatch - 1
 	r.before, r.last, r.end, r.sealed = r.end, 0, s.length(), false
 	for {
 		more, err := r.readBatch(s)
@@ -202,7 +199,6 @@ func (r *recovery) readBatch(s *segment) (bool, error) {
 		return corrupt("%v", err)
 	}
 	l.index.apply(&r.records, s, r.end+headBytes+int64(h.recordsLength))
-	r.vouched = max(r.vouched, h.syncedThrough)
 	r.last, r.end = r.end, r.end+h.length()
 	l.next++
 	l.previous = h.checksum
@@ -332,8 +328,8 @@ func (r *recovery) repairSeal() error {
 }
 
 // repairLast clears the rest of the last segment. It writes the last batch
-// again if nothing says that it is durable: after a failed sync a system may
-// show bytes that it believes to be on the disk, and that are not.
+// again, of which nothing says that it is durable: after a failed sync a system
+// may show bytes that it believes to be on the disk, and that are not.
 func (r *recovery) repairLast(s *segment) error {
 	zeros := make([]byte, min(windowBytes, r.junk-r.end))
 	for at := r.end; at < r.junk; at += int64(len(zeros)) {
@@ -341,17 +337,15 @@ func (r *recovery) repairLast(s *segment) error {
 			return err
 		}
 	}
-	if r.last > 0 && r.vouched < r.log.next-1 {
-		for at := r.last; at < r.end; {
-			b, err := r.window.at(at, min(windowBytes, r.end-at))
-			if err != nil {
-				return err
-			}
-			if _, err := s.file.WriteAt(b, at); err != nil {
-				return err
-			}
-			at += int64(len(b))
+	for at := r.last; at > 0 && at < r.end; {
+		b, err := r.window.at(at, min(windowBytes, r.end-at))
+		if err != nil {
+			return err
 		}
+		if _, err := s.file.WriteAt(b, at); err != nil {
+			return err
+		}
+		at += int64(len(b))
 	}
 	return s.file.Sync()
 }
