@@ -9,6 +9,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,7 +41,8 @@ func specimenSteps() []step {
 	for i := uint64(8); i < 30; i++ {
 		steps = append(steps, step{batch: Batch{Runs: []Run{newRun(4, i, fmt.Sprintf("entry %d of a few bytes, which make it fill some of the space", i))}}})
 	}
-	return append(steps, step{batch: Batch{State: []byte("term 5"), Runs: []Run{newRun(5, 28, "the new 28"), newRun(5, 29, "the new 29")}, Commit: 20}})
+	steps = append(steps, step{compact: Position{12, 4}})
+	return append(steps, step{batch: Batch{Runs: []Run{newRun(5, 28, "the new 28"), newRun(5, 29, "the new 29")}, Commit: 20}})
 }
 
 // newSpecimen makes a log of the first steps. It is closed, or the machine
@@ -112,7 +114,7 @@ func (s *specimen) set(disk *vfs.Memory) {
 func specimens(t *testing.T) []*specimen {
 	return []*specimen{
 		newSpecimen(t, "one segment", 4, false, 0), newSpecimen(t, "one segment", 4, true, 0),
-		newSpecimen(t, "several segments", 29, false, 0), newSpecimen(t, "several segments", 29, true, 0),
+		newSpecimen(t, "several segments", 30, false, 0), newSpecimen(t, "several segments", 30, true, 0),
 		newInterrupted(t),
 	}
 }
@@ -233,12 +235,13 @@ func TestD4EveryLength(t *testing.T) {
 
 // TestFilesMixedUp removes, exchanges and renames whole files.
 func TestFilesMixedUp(t *testing.T) {
-	other := newSpecimen(t, "another log", 29, false, 1)
+	other := newSpecimen(t, "another log", 30, false, 1)
 	for _, s := range specimens(t) {
 		if len(s.order) == 1 {
 			continue // nothing is there to say that it is another one's, or missing
 		}
-		for i, name := range s.order {
+		end, _ := fileNumber(path.Base(s.last()), segmentSuffix)
+		for _, name := range s.order {
 			disk := s.disk.CrashClone(vfs.CrashKeep, 0)
 			require.NoError(t, disk.Remove(name))
 			require.Error(t, s.judge(t, disk, false, "without %s", name))
@@ -247,7 +250,7 @@ func TestFilesMixedUp(t *testing.T) {
 			require.NoError(t, disk.Put(name, other.files[name]))
 			require.Error(t, s.judge(t, disk, false, "with %s of another", name))
 
-			for _, to := range []string{fileName(uint64(len(s.order)+1), segmentSuffix), fileName(99, segmentSuffix), fileName(uint64(i+1), spareSuffix)} {
+			for _, to := range []string{fileName(end+1, segmentSuffix), fileName(end+9, segmentSuffix), strings.TrimSuffix(path.Base(name), segmentSuffix) + spareSuffix} {
 				disk = s.disk.CrashClone(vfs.CrashKeep, 0)
 				require.NoError(t, disk.Rename(name, "log/"+to))
 				require.Error(t, s.judge(t, disk, false, "with %s named %s", name, to))
@@ -462,6 +465,40 @@ func TestD11LengthOfALargeFile(t *testing.T) {
 			}
 		}), uint64(32<<20))
 	}
+}
+
+// TestHeaderThatCannotBe has right checksums and wrong numbers.
+func TestHeaderThatCannotBe(t *testing.T) {
+	s := newSpecimen(t, "several segments", 30, true, 0)
+	for _, field := range []int{48, 56, 72, 100, 111} { // commit, compacted, last, zeros
+		file := slices.Clone(s.files[s.order[0]])
+		file[field+7-7*(field/100)] ^= 0x40
+		disk := s.disk.CrashClone(vfs.CrashKeep, 0)
+		require.NoError(t, disk.Put(s.order[0], mend(file)))
+		require.Error(t, s.judge(t, disk, false, "byte %d of the header", field))
+	}
+}
+
+// TestContentsAreTheCallers: what Open returns may be changed.
+func TestContentsAreTheCallers(t *testing.T) {
+	disk := vfs.NewMemory()
+	log, _, err := Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	state := []byte("state")
+	require.NoError(t, log.Append(Batch{State: state, Runs: []Run{newRun(1, 1, "one")}}))
+	copy(state, "other")
+	require.NoError(t, log.Close())
+	log, contents, err := Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	copy(contents.State, "wrong")
+	contents.Terms[0].Term = 9
+	require.NoError(t, log.Append(Batch{Runs: []Run{newRun(1, 2, strings.Repeat("x", 2<<10))}})) // in a new segment
+	require.NoError(t, log.Compact(Position{1, 1}))                                              // without the old one
+	require.NoError(t, log.Close())
+	_, contents, err = Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	require.Equal(t, "state", string(contents.State))
+	require.Equal(t, []TermStart{{2, 1}}, contents.Terms)
 }
 
 // TestTooLarge refuses what could not be read back, and goes on.

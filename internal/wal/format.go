@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -146,6 +147,12 @@ func decodeHeader(b []byte) (header, error) {
 	}
 	if b[96] != 0 {
 		h.base.state = append([]byte{}, b[headerBytes:headerBytes+get.Uint32(b[92:])]...)
+	}
+	if !bytes.Equal(h.encode(), b) {
+		return header{}, errors.New("its header has bytes that mean nothing")
+	}
+	if base := h.base; base.compacted.Index > base.commit || base.commit > base.last.Index {
+		return header{}, fmt.Errorf("its header has a log that is compacted up to %d, committed up to %d and ends at %d", base.compacted.Index, base.commit, base.last.Index)
 	}
 	return h, nil
 }

@@ -107,9 +107,6 @@ func (x *index) checkCompaction(r *records) error {
 func (x *index) apply(r *records, s *segment, offset int64) {
 	if r.state != nil {
 		x.state = bytes.Clone(r.state)
-		if x.state == nil {
-			x.state = []byte{}
-		}
 	}
 	if r.truncate {
 		x.truncate(r.last)

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -124,7 +125,7 @@ func (l *Log) Contents() Contents {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	x := &l.index
-	return Contents{State: x.state, Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
+	return Contents{State: bytes.Clone(x.state), Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
 }
 
 // systemRandom returns a number from the system's source.
