@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io"
 )
 
 // ErrCompacted is returned by Read for entries that were compacted.
@@ -102,7 +103,9 @@ func extend(pieces []piece, s *segment, next span, term uint64) bool {
 // read reads a piece, checks its runs and adds them.
 func (p piece) read(runs []Run) ([]Run, error) {
 	buffer := make([]byte, p.length)
-	if n, err := p.segment.file.ReadAt(buffer, p.offset); n < len(buffer) {
+	if n, err := p.segment.file.ReadAt(buffer, p.offset); err == io.EOF && n < len(buffer) {
+		return nil, &CorruptError{p.segment.name, p.offset + int64(n), "it ends there, before entries that were written"}
+	} else if n < len(buffer) {
 		return nil, fmt.Errorf("%s: %w", p.segment.name, err)
 	}
 	for i, s := range p.spans {
