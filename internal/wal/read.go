@@ -34,11 +34,7 @@ func (l *Log) Read(first, last uint64, maxBytes int) ([]Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, p := range pieces {
-			p.segment.use.RUnlock()
-		}
-	}()
+	defer letGo(pieces)
 	var runs []Run
 	for _, p := range pieces {
 		if runs, err = p.read(runs); err != nil {
@@ -77,11 +73,23 @@ func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
 			term++
 		}
 		if !extend(pieces, s, next, x.terms[term].Term) {
-			s.use.RLock()
+			if len(pieces) == 0 || pieces[len(pieces)-1].segment != s {
+				s.use.RLock()
+			}
 			pieces = append(pieces, piece{s, int64(next.offset), int64(next.length), []span{next}, []uint64{x.terms[term].Term}})
 		}
 	}
 	return pieces, nil
+}
+
+// letGo lets the files be closed. Each was locked once: a second time would wait
+// for who waits to close it.
+func letGo(pieces []piece) {
+	for i, p := range pieces {
+		if i == 0 || pieces[i-1].segment != p.segment {
+			p.segment.use.RUnlock()
+		}
+	}
 }
 
 // extend adds a span to the last piece, if it stands close behind it.
