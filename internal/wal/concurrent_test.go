@@ -23,3 +23,16 @@ func TestReadLocksOnce(t *testing.T) {
 	s.use.RUnlock()
 	require.True(t, s.use.TryLock(), "it is locked more than once")
 }
+
+// TestReadIsBounded: what stands between two runs and is read along counts too.
+func TestReadIsBounded(t *testing.T) {
+	log, _, err := Open(vfs.NewMemory(), "log", inline(8<<20))
+	require.NoError(t, err)
+	for i := range uint64(1000) {
+		require.NoError(t, log.Append(Batch{State: make([]byte, maxGap*3/4), Runs: []Run{newRun(1, i+1, "entry")}}))
+	}
+	var runs []Run
+	require.Less(t, allocatedBy(func() { runs, err = log.Read(1, 1000, 20<<10) }), uint64(80<<10))
+	require.NoError(t, err)
+	require.Len(t, runs, 7)
+}

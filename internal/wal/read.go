@@ -57,7 +57,6 @@ func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
 	}
 	var pieces []piece
 	n, k := x.find(first)
-	term := 0
 	for bytes := 0; n < len(x.segments); k++ {
 		s := x.segments[n]
 		if k == len(s.spans) {
@@ -65,19 +64,23 @@ func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
 			continue
 		}
 		next := s.spans[k]
-		if next.first > last || bytes > 0 && bytes+int(next.length) > maxBytes {
+		gap, near := gapBefore(pieces, s, next)
+		size := int(gap) + int(next.length)
+		if next.first > last || len(pieces) > 0 && bytes+size > maxBytes {
 			break
 		}
-		bytes += int(next.length)
-		for term+1 < len(x.terms) && x.terms[term+1].First <= next.first {
-			term++
-		}
-		if !extend(pieces, s, next, x.terms[term].Term) {
+		bytes += size
+		if !near {
 			if len(pieces) == 0 || pieces[len(pieces)-1].segment != s {
 				s.use.RLock()
 			}
-			pieces = append(pieces, piece{s, int64(next.offset), int64(next.length), []span{next}, []uint64{x.terms[term].Term}})
+			pieces = append(pieces, piece{segment: s, offset: int64(next.offset)})
 		}
+		p := &pieces[len(pieces)-1]
+		p.length += int64(size)
+		p.spans = append(p.spans, next)
+		term, _ := x.termAt(next.last()) // its first one may be compacted
+		p.terms = append(p.terms, term)
 	}
 	return pieces, nil
 }
@@ -92,20 +95,18 @@ func letGo(pieces []piece) {
 	}
 }
 
-// extend adds a span to the last piece, if it stands close behind it.
-func extend(pieces []piece, s *segment, next span, term uint64) bool {
+// gapBefore returns how many bytes are between the last piece and a span, and
+// whether they are few enough to be read along.
+func gapBefore(pieces []piece, s *segment, next span) (gap int64, near bool) {
 	if len(pieces) == 0 {
-		return false
+		return 0, false
 	}
-	p := &pieces[len(pieces)-1]
-	gap := int64(next.offset) - (p.offset + p.length)
+	p := pieces[len(pieces)-1]
+	gap = int64(next.offset) - (p.offset + p.length)
 	if p.segment != s || gap < 0 || gap > maxGap {
-		return false
+		return 0, false
 	}
-	p.length += gap + int64(next.length)
-	p.spans = append(p.spans, next)
-	p.terms = append(p.terms, term)
-	return true
+	return gap, true
 }
 
 // read reads a piece, checks its runs and adds them.
