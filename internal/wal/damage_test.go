@@ -47,7 +47,7 @@ func specimenSteps() []step {
 
 // newSpecimen makes a log of the first steps. It is closed, or the machine
 // crashes behind the last one.
-func newSpecimen(t *testing.T, name string, steps int, closed bool, random uint64) *specimen {
+func newSpecimen(t testing.TB, name string, steps int, closed bool, random uint64) *specimen {
 	s := &specimen{name: fmt.Sprintf("%s, closed %v", name, closed), want: &twin{}}
 	options := inline(1 << 10)
 	salt := options.Random
