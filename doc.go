@@ -50,21 +50,20 @@
 // Progress does: a majority must hear from each other well within
 // Config.ElectionTimeout.
 //
-// This version keeps the log in memory, never compacts it and never changes the
-// members. A process that has ended must not come back under its old id while
+// This version never compacts the log and never changes the members. A process that has ended must not come back under its old id while
 // the others run; README.md lists this and the other limits.
 //
 // # Goroutines, and who owns what
 //
 //	callers: Propose, Status ...          peers: Transport -> Handler
 //	               |                                 |
-//	               +------------> inbox <------------+---------------+
-//	                                |                                |
-//	  event loop:   take all, driver.advance(now, ...), carry out    |
-//	                |               |                 |              |
-//	             disk writer     applier       a sender per peer     |
-//	                |               |                 |              |
-//	                +---- written, applied, answered, lost ----------+
+//	               +------------> inbox <------------+--------------------+
+//	                                |                                     |
+//	  event loop:   take all, driver.advance(now, ...), carry out         |
+//	               |             |           |               |            |
+//	          disk writer     applier     readers    a sender per peer    |
+//	               |             |           |               |            |
+//	               +-- written, applied, read, answered, lost ------------+
 //
 // The event loop (loop.go) is one goroutine, the one that called [Node.Run]. It
 // alone can reach the driver, and through that the core. It moves batches and
@@ -81,6 +80,11 @@
 // The disk writer alone calls Storage.Save, one batch at a time. While one is
 // under way the next gathers, so that the batches are as large as the disk is
 // slow, without a timer.
+//
+// Readers read what a follower lacks and is not in memory any more: Storage.Entries
+// is called on a goroutine of its own, one for each follower at a time. The
+// follower gets no entries meanwhile, but heartbeats; nobody else waits. The
+// applier reads for itself what it is given and is not in memory.
 //
 // The applier alone calls the state machine, and completes the proposals that
 // it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
@@ -100,6 +104,16 @@
 // The Node's own fields are immutable, or under its lock: whether it runs, the
 // last Status, and those who watch the leader. All goroutines have ended when
 // Run returns, but for callbacks of calls that are made later.
+//
+// # What is in memory
+//
+// The core knows the term of every entry, as the indexes at which terms start,
+// so all that it decides it decides without the disk. Of the entries themselves
+// it has the last ones: after each step it gives up the oldest, while they count
+// more than Config.LogCacheBytes and are durable. What is not durable cannot be
+// read back, so it stays. Whatever is read is compared with the terms that the
+// core knows before it is sent or applied, and a node whose storage fails to give
+// back what it was given stops.
 //
 // # What must be durable before what
 //
@@ -199,7 +213,7 @@
 //
 //	statemachine.go      the StateMachine, and the applier that feeds it
 //	node.go              Node: what users call, start and stop
-//	loop.go              the event loop, the disk writer, the senders
+//	loop.go              the event loop, the disk writer, the readers, the senders
 //	inbox.go             where everybody leaves work for the loop; batches of proposals
 //	raft.go              the core: state, roles, events, effects, invariants
 //	election.go          pre-vote, RequestVote, heartbeats, check-quorum
@@ -208,6 +222,7 @@
 //	membership.go        configurations, the first one, incarnations
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	storage.go           the Storage interface, and memory
+//	storage_check.go     CheckStorage, for storages of users
 //	transport.go         the Transport interface, and the Handler
 //	messages.go          the messages between nodes
 //	messages_codec.go    their bytes

@@ -455,6 +455,20 @@ func ExampleBatchStateMachine() {
 	// Output: the sum is 1000, <nil>
 }
 
+// journal stands for a storage of the user's. It passes everything on.
+type journal struct{ raft.Storage }
+
+func openJournal(disk *raft.MemoryStorage) (raft.Storage, error) { return journal{disk}, nil }
+
+// A test of a storage is a call of CheckStorage.
+func ExampleCheckStorage() {
+	disk := raft.NewMemoryStorage() // stands for a file, or a database
+	// Each call opens what the one before has left behind.
+	err := raft.CheckStorage(func() (raft.Storage, error) { return openJournal(disk) })
+	fmt.Println(err)
+	// Output: <nil>
+}
+
 // Everything that is wrong with a configuration is reported at once.
 func ExampleNewNode() {
 	config := raft.NewConfig("node1", "127.0.0.1:5001", map[raft.NodeID]string{"node2": "127.0.0.1:5002"})
