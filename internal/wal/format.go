@@ -190,12 +190,17 @@ func (h head) encode(b []byte, salt uint64, offset int64) uint32 {
 }
 
 // headChecksum depends on where the batch stands, so that bytes which came from
-// elsewhere never look like a batch.
+// elsewhere never look like a batch. The salt and the offset go first; the
+// package crc32 would have them on the heap.
 func headChecksum(b []byte, salt uint64, offset int64) uint32 {
 	var seed [16]byte
 	binary.BigEndian.PutUint64(seed[:], salt)
 	binary.BigEndian.PutUint64(seed[8:], uint64(offset))
-	return crc32.Update(checksum(seed[:]), castagnoli, b[8:headBytes])
+	crc := ^uint32(0)
+	for _, v := range seed {
+		crc = castagnoli[byte(crc)^v] ^ crc>>8
+	}
+	return crc32.Update(^crc, castagnoli, b[8:headBytes])
 }
 
 // decodeHead reads the head at an offset; false if there is none.
