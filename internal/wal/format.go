@@ -46,6 +46,10 @@ const maxRecordsBytes = 8 << 20
 // maxSegmentBytes is how long a file may be: positions in it have 32 bits.
 const maxSegmentBytes = math.MaxUint32
 
+// farthest is where numbers and indexes end, so that adding to one is safe.
+// Nobody gets there by counting.
+const farthest = 1 << 62
+
 // sealBytes is what every segment keeps free at its end for its seal.
 var sealBytes = align(headBytes + 1)
 
@@ -73,6 +77,11 @@ type snapshot struct {
 	commit    uint64
 	compacted Position
 	last      Position
+}
+
+func (s snapshot) equal(other snapshot) bool {
+	return bytes.Equal(s.state, other.state) && (s.state == nil) == (other.state == nil) &&
+		s.commit == other.commit && s.compacted == other.compacted && s.last == other.last
 }
 
 // length is where the first batch stands.
@@ -150,6 +159,9 @@ func decodeHeader(b []byte) (header, error) {
 	}
 	if !bytes.Equal(h.encode(), b) {
 		return header{}, errors.New("its header has bytes that mean nothing")
+	}
+	if h.number > farthest || h.firstBatch == 0 || h.firstBatch > farthest || h.base.last.Index > farthest {
+		return header{}, errors.New("its header has numbers that there cannot be")
 	}
 	if base := h.base; base.compacted.Index > base.commit || base.commit > base.last.Index {
 		return header{}, fmt.Errorf("its header has a log that is compacted up to %d, committed up to %d and ends at %d", base.compacted.Index, base.commit, base.last.Index)

@@ -154,14 +154,15 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 
 // continues checks that a segment goes on where the one before ended. Its header
 // was written when everything before was durable: what the one before has less
-// of was lost.
+// of was lost. It must say what those before say, since it will be all that is
+// left of them.
 func (r *recovery) continues(s *segment) error {
 	l := r.log
 	before := l.index.segments[len(l.index.segments)-2]
 	if s.firstBatch > l.next {
 		return &CorruptError{before.name, r.end, fmt.Sprintf("batch %d is damaged or missing, and was durable: %s begins with batch %d", l.next, s.name, s.firstBatch)}
 	}
-	if s.firstBatch < l.next || s.previous != l.previous || s.base.last != l.index.last || s.base.commit != l.index.commit {
+	if s.firstBatch < l.next || s.previous != l.previous || !s.base.equal(l.index.snapshot) {
 		return &CorruptError{s.name, 0, fmt.Sprintf("it does not continue %s", before.name)}
 	}
 	return nil
