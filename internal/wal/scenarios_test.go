@@ -325,7 +325,7 @@ func chop(call func([]byte, int64) (int, error), b []byte, offset int64) (int, e
 // TestD13ChoppyDisk crashes between the parts of each write.
 func TestD13ChoppyDisk(t *testing.T) {
 	t.Parallel()
-	steps := newGenerator(11, 1<<10).steps(12)
+	steps := newGenerator(11, 1<<10).steps(8)
 	if testing.Short() || raceEnabled {
 		steps = steps[:8]
 	}
