@@ -259,7 +259,7 @@ func (r *recovery) examineRest(s *segment) error {
 	if r.sealed {
 		return &CorruptError{r.log.path(fileName(s.number+1, segmentSuffix)), 0, fmt.Sprintf("it is missing: %s says that it follows", s.name)}
 	}
-	r.junk = r.end
+	r.junk = min(r.end+headBytes, s.size) // what is seen there may not be what is on the disk
 	for pos := r.end; pos < s.size; {
 		b, err := r.window.at(pos, min(windowBytes, s.size-pos))
 		if err != nil {
@@ -328,8 +328,9 @@ func (r *recovery) repairSeal() error {
 	return l.seal(l.index.segments[n-2], r.before)
 }
 
-// repairLast clears the rest of the last segment. It writes the last batch
-// again, of which nothing says that it is durable: after a failed sync a system
+// repairLast clears the rest of the last segment, so that no part of a later
+// batch completes the one that is cut now. It writes the last batch again, of
+// which nothing says that it is durable: after a failed sync a system
 // may show bytes that it believes to be on the disk, and that are not.
 func (r *recovery) repairLast(s *segment) error {
 	zeros := make([]byte, min(windowBytes, r.junk-r.end))
