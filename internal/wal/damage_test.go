@@ -265,7 +265,8 @@ func TestD4EveryLength(t *testing.T) {
 // TestFilesMixedUp removes, exchanges and renames whole files.
 func TestFilesMixedUp(t *testing.T) {
 	other := newSpecimen(t, "another log", 30, false, 1)
-	for _, s := range specimens(t) {
+	all := append(specimens(t), newSpecimen(t, "nothing compacted", 28, false, 0), newSpecimen(t, "nothing compacted", 28, true, 0))
+	for _, s := range all {
 		if len(s.order) == 1 {
 			continue // nothing is there to say that it is another one's, or missing
 		}
