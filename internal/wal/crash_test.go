@@ -172,7 +172,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 // TestCrashInRecovery crashes while it recovers from a crash.
 func TestCrashInRecovery(t *testing.T) {
 	t.Parallel()
-	steps := workload()[:50]
+	steps := workload()[:25]
 	if testing.Short() || raceEnabled {
 		steps = steps[:10]
 	}

@@ -46,6 +46,10 @@ const maxRecordsBytes = 8 << 20
 // maxSegmentBytes is how long a file may be: positions in it have 32 bits.
 const maxSegmentBytes = math.MaxUint32
 
+// farthest is where numbers and indexes end, so that adding to one is safe.
+// Nobody gets there by counting.
+const farthest = 1 << 62
+
 // sealBytes is what every segment keeps free at its end for its seal.
 var sealBytes = align(headBytes + 1)
 
@@ -73,6 +77,11 @@ type snapshot struct {
 	commit    uint64
 	compacted Position
 	last      Position
+}
+
+func (s snapshot) equal(other snapshot) bool {
+	return bytes.Equal(s.state, other.state) && (s.state == nil) == (other.state == nil) &&
+		s.commit == other.commit && s.compacted == other.compacted && s.last == other.last
 }
 
 // length is where the first batch stands.
@@ -151,6 +160,9 @@ func decodeHeader(b []byte) (header, error) {
 	if !bytes.Equal(h.encode(), b) {
 		return header{}, errors.New("its header has bytes that mean nothing")
 	}
+	if h.number > farthest || h.firstBatch == 0 || h.firstBatch > farthest || h.base.last.Index > farthest {
+		return header{}, errors.New("its header has numbers that there cannot be")
+	}
 	if base := h.base; base.compacted.Index > base.commit || base.commit > base.last.Index {
 		return header{}, fmt.Errorf("its header has a log that is compacted up to %d, committed up to %d and ends at %d", base.compacted.Index, base.commit, base.last.Index)
 	}
@@ -190,12 +202,17 @@ func (h head) encode(b []byte, salt uint64, offset int64) uint32 {
 }
 
 // headChecksum depends on where the batch stands, so that bytes which came from
-// elsewhere never look like a batch.
+// elsewhere never look like a batch. The salt and the offset go first; the
+// package crc32 would have them on the heap.
 func headChecksum(b []byte, salt uint64, offset int64) uint32 {
 	var seed [16]byte
 	binary.BigEndian.PutUint64(seed[:], salt)
 	binary.BigEndian.PutUint64(seed[8:], uint64(offset))
-	return crc32.Update(checksum(seed[:]), castagnoli, b[8:headBytes])
+	crc := ^uint32(0)
+	for _, v := range seed {
+		crc = castagnoli[byte(crc)^v] ^ crc>>8
+	}
+	return crc32.Update(^crc, castagnoli, b[8:headBytes])
 }
 
 // decodeHead reads the head at an offset; false if there is none.

@@ -79,7 +79,7 @@ func (x *index) check(r *records) error {
 		last.Term, _ = x.termAt(r.last)
 	}
 	for _, run := range r.runs {
-		if run.count == 0 || run.first != last.Index+1 || run.term < last.Term || run.first+uint64(run.count) < run.first {
+		if run.count == 0 || run.first != last.Index+1 || run.term < last.Term || run.first > farthest {
 			return fmt.Errorf("it has %d entries of term %d at index %d behind entry %d of term %d", run.count, run.term, run.first, last.Index, last.Term)
 		}
 		last = Position{run.first + uint64(run.count) - 1, run.term}
@@ -94,7 +94,7 @@ func (x *index) check(r *records) error {
 }
 
 func (x *index) checkCompaction(r *records) error {
-	if r.truncate || len(r.runs) > 0 || r.compact.Index <= x.compacted.Index {
+	if r.truncate || len(r.runs) > 0 || r.compact.Index <= x.compacted.Index || r.compact.Index > farthest {
 		return fmt.Errorf("it compacts up to entry %d a log that is compacted up to %d", r.compact.Index, x.compacted.Index)
 	}
 	if term, ok := x.termAt(r.compact.Index); ok && term != r.compact.Term {

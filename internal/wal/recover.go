@@ -154,14 +154,15 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 
 // continues checks that a segment goes on where the one before ended. Its header
 // was written when everything before was durable: what the one before has less
-// of was lost.
+// of was lost. It must say what those before say, since it will be all that is
+// left of them.
 func (r *recovery) continues(s *segment) error {
 	l := r.log
 	before := l.index.segments[len(l.index.segments)-2]
 	if s.firstBatch > l.next {
 		return &CorruptError{before.name, r.end, fmt.Sprintf("batch %d is damaged or missing, and was durable: %s begins with batch %d", l.next, s.name, s.firstBatch)}
 	}
-	if s.firstBatch < l.next || s.previous != l.previous || s.base.last != l.index.last || s.base.commit != l.index.commit {
+	if s.firstBatch < l.next || s.previous != l.previous || !s.base.equal(l.index.snapshot) {
 		return &CorruptError{s.name, 0, fmt.Sprintf("it does not continue %s", before.name)}
 	}
 	return nil
@@ -258,7 +259,7 @@ func (r *recovery) examineRest(s *segment) error {
 	if r.sealed {
 		return &CorruptError{r.log.path(fileName(s.number+1, segmentSuffix)), 0, fmt.Sprintf("it is missing: %s says that it follows", s.name)}
 	}
-	r.junk = r.end
+	r.junk = min(r.end+headBytes, s.size) // what is seen there may not be what is on the disk
 	for pos := r.end; pos < s.size; {
 		b, err := r.window.at(pos, min(windowBytes, s.size-pos))
 		if err != nil {
@@ -327,8 +328,9 @@ func (r *recovery) repairSeal() error {
 	return l.seal(l.index.segments[n-2], r.before)
 }
 
-// repairLast clears the rest of the last segment. It writes the last batch
-// again, of which nothing says that it is durable: after a failed sync a system
+// repairLast clears the rest of the last segment, so that no part of a later
+// batch completes the one that is cut now. It writes the last batch again, of
+// which nothing says that it is durable: after a failed sync a system
 // may show bytes that it believes to be on the disk, and that are not.
 func (r *recovery) repairLast(s *segment) error {
 	zeros := make([]byte, min(windowBytes, r.junk-r.end))
