@@ -149,6 +149,7 @@ func (c Config) validate() error {
 	check(c.Address != "", "Address is empty: want where peers reach this node")
 	check(len(c.Address) <= maxAddressBytes, "Address has %d bytes: want at most %d", len(c.Address), maxAddressBytes)
 	check(c.Storage == nil || c.DataDir == "", "Storage is set, and DataDir is %q: want one of them", c.DataDir)
+	check(len(c.Peers) <= maxContacts, "Peers has %d members: want at most %d", len(c.Peers), maxContacts)
 	check(len(c.Peers) > 0, "Peers is empty: want the first members, this node included")
 	if address, ok := c.Peers[c.ID]; len(c.Peers) > 0 {
 		check(ok, "Peers has no entry for this node, %q", c.ID)

@@ -538,6 +538,7 @@ func TestL12MessageForAnotherNodeIsRefused(t *testing.T) {
 		r.do("c", heartbeatArrived{heartbeat, func(_ any, err error) { refusal = err }})
 		require.ErrorIs(t, refusal, ErrWrongNode, "from %q", from)
 	}
+	require.Equal(t, uint64(6), r.node("c").driver.status(r.now).Refused)
 	require.Equal(t, Term(2), r.core("c").currentTerm)
 }
 

@@ -200,7 +200,7 @@ func TestUnansweredEntriesAreSentAgain(t *testing.T) {
 	r := leading(t, at{log: "1 1", term: 2})
 	var resets []NodeID
 	r.watch = func(_ *rigNode, _ step, w work) { resets = append(resets, w.resets...) }
-	end := r.now + patience(wait, entrySize(0)) // for the no-op
+	end := r.now + r.core("b").patience(r.core("b").peer("a"), entrySize(0)) // for the no-op
 	for ; r.now < end; r.now += beat {
 		for _, id := range []NodeID{"a", "c"} {
 			r.do("b", heartbeatAnswered{id, 3, &HeartbeatResponse{Term: 3, Incarnation: r.node(id).incarnation}, nil})
@@ -212,7 +212,7 @@ func TestUnansweredEntriesAreSentAgain(t *testing.T) {
 	require.Equal(t, []NodeID{"a", "c"}, resets)
 	again := mail[*AppendEntries](r, "b", "a")
 	require.Len(t, again, 1)
-	require.Zero(t, again[0].PrevLogIndex)
+	require.Equal(t, Index(2), again[0].PrevLogIndex, "it is asked again where it was asked before")
 }
 
 // What is committed is announced at once to a follower that has nothing else

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -34,7 +35,9 @@ type driver struct {
 	unapplied      []sized // the leader's own batches that are not applied, in order
 	unappliedBytes int     // what they count
 
-	rejected map[NodeID]string // peers that this node turned away, and why
+	rejected map[NodeID]string        // peers that this node turned away, and why
+	told     map[NodeID]time.Duration // when that was logged last
+	refused  uint64                   // how many requests were
 	work     work
 }
 
@@ -98,7 +101,7 @@ type (
 
 func newDriver(c *core, settings driverSettings) *driver {
 	return &driver{
-		core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{},
+		core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{}, told: map[NodeID]time.Duration{},
 		applied: c.log.compacted.Index, // by the snapshot that made it superfluous
 	}
 }
@@ -212,7 +215,8 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 	}
 	if err != nil {
 		d.work.replies = append(d.work.replies, reply{respond: respond, response: err})
-		d.reject(h.From, err)
+		d.refused++
+		d.reject(now, h.From, err)
 		return
 	}
 	d.accept(h.From)
@@ -260,7 +264,7 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		if p := c.peer(from); p != nil {
 			p.otherDisk = true
 		}
-		d.reject(from, err)
+		d.reject(now, from, err)
 		return
 	}
 	d.accept(from)
@@ -286,14 +290,22 @@ func (d *driver) admitDeferred(now time.Duration) {
 	}
 }
 
+// tellAgain is how long the log keeps silent about a peer that is turned away and
+// let in by turns, as one whose name another process uses too.
+const tellAgain = time.Minute
+
 // reject remembers, and tells once, why a member is turned away, until it is
 // let in again.
-func (d *driver) reject(from NodeID, err error) {
+func (d *driver) reject(now time.Duration, from NodeID, err error) {
 	_, member := d.core.configuration.member(from)
 	if !member || from == d.core.settings.id || d.rejected[from] == err.Error() {
 		return
 	}
 	d.rejected[from] = err.Error()
+	if last, ok := d.told[from]; ok && now < last+tellAgain {
+		return
+	}
+	d.told[from] = now
 	d.core.tell("turn peer away", from, "%v", err)
 }
 
@@ -371,11 +383,26 @@ func (d *driver) collect(e effects) {
 			d.replies = append(d.replies, r)
 		}
 	}
+	d.boundParked(&d.replies)
+	d.boundParked(&d.appendReplies)
 	d.work.notes = append(d.work.notes, e.notes...)
 	d.work.reads = append(d.work.reads, e.reads...)
 	d.work.resets = append(d.work.resets, e.resets...)
 	if d.work.failure == nil {
 		d.work.failure = e.failure
+	}
+}
+
+// maxParked bounds the replies that wait for the disk, of either kind. Peers give
+// up waiting long before and ask again, so a disk that hangs makes ever more.
+const maxParked = 1024
+
+// boundParked answers the oldest of too many replies with an error.
+func (d *driver) boundParked(replies *[]reply) {
+	for n := len(*replies) - maxParked; n > 0; n-- {
+		err := fmt.Errorf("raft: node %s: too many answers wait for its disk", d.core.settings.id)
+		d.work.replies = append(d.work.replies, reply{respond: (*replies)[0].respond, response: err})
+		*replies = (*replies)[1:]
 	}
 }
 
@@ -482,10 +509,7 @@ func (d *driver) clone() *driver {
 	e.deferred = slices.Clone(d.deferred)
 	e.waiting = slices.Clone(d.waiting)
 	e.unapplied = slices.Clone(d.unapplied)
-	e.rejected = make(map[NodeID]string, len(d.rejected))
-	for id, why := range d.rejected {
-		e.rejected[id] = why
-	}
+	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
 	return &e
 }
 

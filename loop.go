@@ -299,7 +299,7 @@ func (l *loop) send(r request) {
 	case *Heartbeat:
 		s.heartbeat(m)
 	case *AppendEntries:
-		s.append(m)
+		s.append(m, r.patience)
 	default:
 		panic(fmt.Sprintf("raft: no way to send a %T", m))
 	}
@@ -350,19 +350,18 @@ func (s *sender) heartbeat(m *Heartbeat) {
 	})
 }
 
-func (s *sender) append(m *AppendEntries) {
+func (s *sender) append(m *AppendEntries, patience time.Duration) {
 	streamer, ok := s.loop.node.transport.(AppendStreamer)
 	if !ok {
-		s.appendByCall(m)
+		s.appendByCall(m, patience)
 		return
 	}
 	if s.stream == nil || s.stream.term != m.Term || s.stream.broken.Load() {
 		s.reset()
 		s.stream = s.open(streamer, m.Term)
 	}
-	if !s.stream.Send(m) {
-		s.reset()
-		s.post(appendLost{s.peer, m.Term, fmt.Errorf("the append stream to %s is full or broken", s.peer)})
+	if !s.stream.Send(m) { // if it is broken, it says so by itself
+		s.post(appendUnsent{s.peer, m.Term, m.PrevLogIndex})
 	}
 }
 
@@ -384,11 +383,11 @@ func (s *sender) open(streamer AppendStreamer, term Term) *peerStream {
 }
 
 // appendByCall sends entries through a transport without streams.
-func (s *sender) appendByCall(m *AppendEntries) {
+func (s *sender) appendByCall(m *AppendEntries, patience time.Duration) {
 	s.reset()
 	call := new(appendCall)
 	s.call = call
-	call.cancel = s.background(patience(s.loop.node.config.ElectionTimeout, m.Entries.Size()), func(ctx context.Context) {
+	call.cancel = s.background(patience, func(ctx context.Context) {
 		response, err := either(s.loop.node.transport.CallAppend(ctx, s.peer, m))
 		switch {
 		case call.givenUp.Load():

@@ -101,7 +101,7 @@ func TestTransportThatReturnsNothingIsAnError(t *testing.T) {
 	s := l.sender("b")
 	s.vote(&VoteRequest{})
 	s.heartbeat(&Heartbeat{})
-	s.append(&AppendEntries{})
+	s.append(&AppendEntries{}, time.Second)
 	var lost, unanswered int
 	require.Eventually(t, func() bool {
 		for _, event := range l.node.inbox.take(nil, 0).events {
@@ -119,5 +119,34 @@ func TestTransportThatReturnsNothingIsAnError(t *testing.T) {
 		}
 		return lost == 1 && unanswered == 2
 	}, 5*time.Second, time.Millisecond)
+	l.shutDown(nil)
+}
+
+// slowTransport has calls that end with their ctx, and says when.
+type slowTransport struct {
+	Transport
+	ended chan *AppendEntries
+}
+
+func (s slowTransport) CallAppend(ctx context.Context, _ NodeID, m *AppendEntries) (*AppendResponse, error) {
+	<-ctx.Done()
+	defer func() { s.ended <- m }()
+	return nil, ctx.Err()
+}
+
+// The end of a call that was given up must not disturb the one in its place.
+func TestGivenUpCallIsNotHeardOfAgain(t *testing.T) {
+	l := newStoppedLoop(t)
+	transport := slowTransport{l.node.transport, make(chan *AppendEntries, 2)}
+	l.node.transport = transport
+	s := l.sender("b")
+	first, second := &AppendEntries{Term: 1}, &AppendEntries{Term: 2}
+	s.append(first, time.Hour)
+	s.append(second, time.Hour)
+	require.Same(t, first, <-transport.ended)
+	s.reset()
+	require.Same(t, second, <-transport.ended)
+	l.group.Wait()
+	require.Empty(t, l.node.inbox.take(nil, 0).events)
 	l.shutDown(nil)
 }

@@ -144,6 +144,8 @@ type request struct {
 	term    Term
 	role    Role // in which it was made: in another one it is not sent any more
 	promise promise
+
+	patience time.Duration // with AppendEntries: how long to wait for the answer
 }
 
 // responder takes the answer to a peer's request. The core passes it on.
@@ -216,6 +218,12 @@ type (
 		term Term
 		err  error
 	}
+	// appendUnsent: the stream to the peer had no room for an AppendEntries.
+	appendUnsent struct {
+		to   NodeID
+		term Term
+		prev Index // its PrevLogIndex
+	}
 	// proposed: entries of commands for a leader, with index and term still to
 	// be stamped on.
 	proposed struct {
@@ -285,6 +293,8 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleProposal(e)
 	case written:
 		c.handleWritten(now)
+	case appendUnsent:
+		c.handleAppendUnsent(now, e)
 	case entriesRead:
 		c.handleEntriesRead(now, e)
 	default:
@@ -458,7 +468,7 @@ func (c *core) reply(respond responder, response any, p promise) {
 }
 
 func (c *core) send(to NodeID, message any, p promise) {
-	c.out.requests = append(c.out.requests, request{to, message, c.currentTerm, c.role, p})
+	c.out.requests = append(c.out.requests, request{to: to, message: message, term: c.currentTerm, role: c.role, promise: p})
 }
 
 // tell narrates: because of this fact about a peer, that action. Only for what

@@ -29,11 +29,14 @@ type progress struct {
 	trouble    string        // why the last message was lost; empty once it answers
 	otherDisk  bool          // it came back with another disk: it does not count
 	reading    bool          // a read for it is out: entries wait for its end
+	slow       int           // how often it needed more patience: see patience
+	stuck      string        // what it has not acknowledged for long; empty once it does
 }
 
 // flight is an AppendEntries that was sent and not answered.
 type flight struct {
-	last  Index // PrevLogIndex plus the number of entries
+	prev  Index // PrevLogIndex
+	last  Index // the same plus the number of entries
 	bytes int
 	sent  time.Duration
 }
@@ -52,9 +55,9 @@ func (p *progress) clone() *progress {
 func (p *progress) numbers() []uint64 {
 	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.landed), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
 	for _, f := range p.inflight {
-		n = append(n, uint64(f.last), uint64(f.bytes), uint64(f.sent))
+		n = append(n, uint64(f.prev), uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
-	return append(n, bit(p.probing), bit(p.otherDisk), bit(p.reading))
+	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading))
 }
 
 // land forgets what is in flight up to an index.
@@ -71,6 +74,17 @@ func (p *progress) probe(next Index) {
 	p.next = max(next, p.match+1)
 	p.inflight, p.bytes = nil, 0
 	p.sentCommit = 0
+}
+
+// startAgain probes a follower that messages were lost to, from where it was
+// probed before: what it has beyond match is not known to be lost. Else one lost
+// message after an election would have the whole log sent again.
+func (p *progress) startAgain() {
+	next := p.match + 1
+	if p.probing {
+		next = p.next
+	}
+	p.probe(next)
 }
 
 func (c *core) peer(id NodeID) *progress {
@@ -92,10 +106,10 @@ func (c *core) replicate(now time.Duration, p *progress) {
 		var entries Entries
 		switch inMemory := p.next >= c.log.cachedFrom(); {
 		case inMemory:
-			entries = c.log.from(p.next, c.settings.maxBatchBytes)
+			entries = c.log.from(p.next, c.batchBytes(p))
 		case !p.probing:
 			p.reading = true
-			c.out.reads = append(c.out.reads, read{p.id, c.currentTerm, p.next, c.log.cachedFrom() - 1, c.settings.maxBatchBytes})
+			c.out.reads = append(c.out.reads, read{p.id, c.currentTerm, p.next, c.log.cachedFrom() - 1, c.batchBytes(p)})
 			return
 		}
 		announce := min(c.commitIndex, p.match) > p.sentCommit && len(p.inflight) == 0
@@ -116,13 +130,15 @@ func (c *core) sendEntries(now time.Duration, p *progress, entries Entries) {
 	if !ok {
 		panic(fmt.Sprintf("raft: next index %d of %s is not in the log from %d to %d", p.next, p.id, c.log.firstKept(), c.log.last()))
 	}
-	c.send(p.id, &AppendEntries{
+	message := &AppendEntries{
 		Header: c.header(p.id), Term: c.currentTerm,
 		PrevLogIndex: p.next - 1, PrevLogTerm: prevTerm, Entries: entries,
 		LeaderCommit: c.commitIndex, LeaderAddress: c.settings.address,
-	}, promise{})
+	}
+	r := request{to: p.id, message: message, term: c.currentTerm, role: c.role, patience: c.patience(p, entries.Size())}
+	c.out.requests = append(c.out.requests, r)
 	last := p.next - 1 + Index(entries.Len())
-	p.inflight = append(p.inflight, flight{last, entries.Size(), now})
+	p.inflight = append(p.inflight, flight{p.next - 1, last, entries.Size(), now})
 	p.bytes += entries.Size()
 	p.sentCommit = min(c.commitIndex, last)
 	if !p.probing {
@@ -274,8 +290,10 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 	if p == nil {
 		return
 	}
-	p.contact, p.trouble = now, ""
+	p.contact, p.trouble, p.stuck = now, "", ""
+	p.retryAt = now // there is room again, if there was none
 	if r.Success {
+		c.lessPatience(now, p, r.Match)
 		p.landed = now
 		c.acknowledged(p, r.Match)
 		return
@@ -336,16 +354,51 @@ func (c *core) handleAppendLost(now time.Duration, e appendLost) {
 	if e.err != nil {
 		p.trouble = e.err.Error()
 	}
-	p.probe(p.match + 1)
+	p.startAgain()
+	p.retryAt = now + c.settings.heartbeatInterval
+}
+
+// handleAppendUnsent takes back what the stream to a follower had no room for.
+// What is in the stream already stays.
+func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
+	p := c.peer(e.to)
+	if p == nil || e.term != c.currentTerm {
+		return
+	}
+	for n := len(p.inflight); n > 0 && p.inflight[n-1].prev >= e.prev; n-- {
+		p.bytes -= p.inflight[n-1].bytes
+		p.inflight = p.inflight[:n-1]
+	}
+	p.sentCommit = min(p.sentCommit, e.prev)
+	p.next = min(p.next, max(p.match, e.prev)+1)
 	p.retryAt = now + c.settings.heartbeatInterval
 }
 
 // patience is how long a follower may take to acknowledge entries of that size,
 // from when those before them were acknowledged, until they are sent again: two
-// election timeouts, and what a slow link needs.
-func patience(electionTimeout time.Duration, bytes int) time.Duration {
+// election timeouts, and what a slow link needs. For a follower that this was not
+// enough for it is twice as long, and batches are half as large, up to maxSlow
+// times.
+func (c *core) patience(p *progress, bytes int) time.Duration {
 	const slowLink = 512 << 10 // bytes per second
-	return 2*electionTimeout + time.Duration(bytes)*time.Second/slowLink
+	return (2*c.settings.electionTimeout + time.Duration(bytes)*time.Second/slowLink) << p.slow
+}
+
+const maxSlow = 4
+
+// batchBytes bounds the entries in one message to a follower.
+func (c *core) batchBytes(p *progress) int { return c.settings.maxBatchBytes >> p.slow }
+
+// lessPatience takes patience back from a follower that acknowledges in much less
+// time than it is given.
+func (c *core) lessPatience(now time.Duration, p *progress, match Index) {
+	if p.slow == 0 || len(p.inflight) == 0 || p.inflight[0].last > match {
+		return
+	}
+	first := p.inflight[0]
+	if took := now - max(first.sent, p.landed); 8*took < c.patience(p, first.bytes) {
+		p.slow--
+	}
 }
 
 // checkStreams gives up messages that were not answered for long: the stream
@@ -357,9 +410,11 @@ func (c *core) checkStreams(now time.Duration) {
 		}
 		first := p.inflight[0]
 		waits := now - max(first.sent, p.landed)
-		if waits >= patience(c.settings.electionTimeout, first.bytes) {
-			c.tell("probe follower", p.id, "entries up to %d were not acknowledged for %v", first.last, waits)
-			p.probe(p.match + 1)
+		if waits >= c.patience(p, first.bytes) {
+			p.stuck = fmt.Sprintf("entries up to %d were not acknowledged for %v", first.last, waits)
+			c.tell("probe follower", p.id, "%s", p.stuck)
+			p.startAgain()
+			p.slow = min(p.slow+1, maxSlow)
 			c.out.resets = append(c.out.resets, p.id)
 		}
 	}

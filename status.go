@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -24,6 +25,11 @@ type Status struct {
 	DurableIndex  Index        `json:"durable_index"`  // up to here the log is on this node's disk
 	Members       []Member     `json:"members"`
 	Peers         []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
+
+	// Refused counts the requests of peers that this node turned away since its
+	// start: of another cluster, for another node, from a disk that it does not
+	// know, or malformed.
+	Refused uint64 `json:"refused"`
 
 	// Reason says in words why there is no leader, or why entries are not
 	// committed or applied; empty: nothing is in the way.
@@ -52,6 +58,7 @@ func (d *driver) status(now time.Duration) Status {
 		LastIndex: c.log.last(),
 		Members:   append([]Member(nil), c.configuration.members...),
 		Reason:    d.reason(now),
+		Refused:   d.refused,
 	}
 	if c.log.last() >= c.log.firstKept() {
 		s.FirstIndex = c.log.firstKept()
@@ -74,7 +81,7 @@ func (d *driver) trouble(p *progress) string {
 	if c := d.core; c.lacksCompacted(p) {
 		return fmt.Sprintf("it needs entries from %d on, and the log starts at %d", p.next, c.log.firstKept())
 	}
-	return p.trouble
+	return cmp.Or(p.stuck, p.trouble)
 }
 
 // reason says in words why there is no leader or no progress.
