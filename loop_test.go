@@ -38,6 +38,7 @@ func TestStepThatFailsEndsTheWaitsForWhatItCommitted(t *testing.T) {
 	err := l.carryOut(work{failure: cause, apply: &applyTask{waiting: []waitingRun{run}}})
 	require.Equal(t, cause, err)
 	l.shutDown(err)
+	l.node.callers.Wait()
 	require.Len(t, outcomes, 1)
 	var unknown *OutcomeUnknownError
 	require.ErrorAs(t, outcomes[0], &unknown)

@@ -377,8 +377,8 @@ func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
 // patience is how long a follower may take to acknowledge entries of that size,
 // from when those before them were acknowledged, until they are sent again: two
 // election timeouts, and what a slow link needs. For a follower that this was not
-// enough for it is twice as long, and batches are half as large, up to maxSlow
-// times.
+// enough for, though it could be reached, it is twice as long, and batches are half
+// as large, up to maxSlow times.
 func (c *core) patience(p *progress, bytes int) time.Duration {
 	const slowLink = 512 << 10 // bytes per second
 	return (2*c.settings.electionTimeout + time.Duration(bytes)*time.Second/slowLink) << p.slow
@@ -414,7 +414,9 @@ func (c *core) checkStreams(now time.Duration) {
 			p.stuck = fmt.Sprintf("entries up to %d were not acknowledged for %v", first.last, waits)
 			c.tell("probe follower", p.id, "%s", p.stuck)
 			p.startAgain()
-			p.slow = min(p.slow+1, maxSlow)
+			if now < p.contact+c.settings.electionTimeout {
+				p.slow = min(p.slow+1, maxSlow)
+			}
 			c.out.resets = append(c.out.resets, p.id)
 		}
 	}
