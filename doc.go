@@ -236,6 +236,7 @@
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	storage.go           the Storage interface, and memory
 //	disk_storage.go      the one in a data directory, over internal/wal
+//	storage_check.go     CheckStorage, which tests one of the user's
 //	transport.go         the Transport interface, and the Handler
 //	messages.go          the messages between nodes
 //	messages_codec.go    their bytes
