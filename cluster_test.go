@@ -373,6 +373,10 @@ type disk struct {
 	saves   int
 	failAt  int // the write that fails; 0: none
 	loadErr error
+
+	readGate chan struct{} // closed to let reads go on; nil: they do not wait
+	readErr  error         // what reads end with
+	reads    int
 }
 
 var errDisk = errors.New("input/output error")
@@ -411,10 +415,48 @@ func (d *disk) Save(batch raft.SaveBatch) error {
 }
 
 func (d *disk) Entries(first, last raft.Index, maxBytes int) (raft.Entries, error) {
+	d.mu.Lock()
+	d.reads++
+	gate, err := d.readGate, d.readErr
+	d.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	if err != nil {
+		return raft.Entries{}, err
+	}
 	return d.memory.Entries(first, last, maxBytes)
 }
 
 func (d *disk) Compact(index raft.Index) error { return d.memory.Compact(index) }
+
+// stallReads makes reads hang from now on, until resumeReads.
+func (d *disk) stallReads() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.readGate = make(chan struct{})
+}
+
+func (d *disk) resumeReads() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.readGate)
+	d.readGate = nil
+}
+
+// failReads makes every read fail from now on; nil: none.
+func (d *disk) failReads(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.readErr = err
+}
+
+// readCount counts the reads so far.
+func (d *disk) readCount() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reads
+}
 
 // slow makes every write take a time.
 func (d *disk) slow(delay time.Duration) {

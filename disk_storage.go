@@ -90,6 +90,9 @@ func (s *diskStorage) Save(batch SaveBatch) error {
 
 // Entries reads entries.
 func (s *diskStorage) Entries(first, last Index, maxBytes int) (Entries, error) {
+	if first == 0 {
+		return Entries{}, fmt.Errorf("raft: entries %d to %d of a log, which starts at 1", first, last)
+	}
 	runs, err := s.log.Read(uint64(first), uint64(last), maxBytes)
 	if err != nil {
 		return Entries{}, diskError(err)

@@ -313,3 +313,13 @@ func TestDiskStorageLeavesForeignFilesAlone(t *testing.T) {
 	_, err = os.Stat(dir + "/0000000000000002.spare")
 	require.True(t, errors.Is(err, fs.ErrNotExist), "nothing is left in reserve after Close")
 }
+
+func TestCheckDiskStorage(t *testing.T) {
+	disk := vfs.NewMemory()
+	require.NoError(t, CheckStorage(func() (Storage, error) { return openTestStorage(disk) }))
+
+	dir := t.TempDir()
+	require.NoError(t, CheckStorage(func() (Storage, error) {
+		return openDiskStorage(vfs.OS(), dir, wal.Options{SegmentBytes: 64 << 10})
+	}))
+}

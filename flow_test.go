@@ -115,7 +115,7 @@ func TestFullStreamHoldsBackOnly(t *testing.T) {
 	require.Equal(t, last-1, p.next)
 	require.False(t, p.probing)
 	require.Empty(t, mail[*AppendEntries](r, "b", "a"), "there is no room yet")
-	r.acknowledge("b", "a", last - 3)
+	r.acknowledge("b", "a", last-3)
 	sent := mail[*AppendEntries](r, "b", "a")
 	require.Len(t, sent, 2, "now there is")
 	require.Equal(t, last-2, sent[0].PrevLogIndex)

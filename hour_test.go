@@ -119,6 +119,14 @@ func surviveAnHour(t *testing.T, nodes int) {
 		}
 		h.cluster = newCluster(t, nodes, clusterOptions{
 			machine: func(id raft.NodeID) raft.StateMachine { return &life{history: h.history, id: id} },
+			each: func(id raft.NodeID, config *raft.Config) {
+				switch id {
+				case "b":
+					config.LogCacheBytes = 1
+				case "c", "d":
+					config.LogCacheBytes = 1 << 10
+				}
+			},
 		})
 		h.network.Seed(seed)
 		for _, id := range h.ids {

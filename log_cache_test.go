@@ -48,9 +48,11 @@ func requireSuccess(t *testing.T, outcomes []*outcome) {
 func TestSlowFollowerIsCaughtUpFromTheStorage(t *testing.T) {
 	r := forgetful(t)
 	r.isolate("c")
-	requireSuccess(t, r.proposeMany("a", 40, "while c is away"))
-	r.heal()
 	r.node("a").unread = true
+	requireSuccess(t, r.proposeMany("a", 40, "while c is away"))
+	r.pass(10 * beat)
+	require.Empty(t, r.node("a").reads, "nothing is read for who cannot be reached")
+	r.heal()
 	r.pass(5 * beat)
 	require.Len(t, r.node("a").reads, 1, "one read for a follower at a time")
 	behind := r.core("c").log.last()
@@ -269,8 +271,8 @@ func TestFailedReadOfTheApplierStopsTheNode(t *testing.T) {
 	for words, change := range map[string]func(n *rigNode){
 		"input/output error": func(n *rigNode) { n.readErr = errReadInRig },
 		"of term 1": func(n *rigNode) {
-			n.storage.runs = Entries{n.storage.runs}.upTo(1).runs
-			n.storage.runs = append(n.storage.runs, entry(2, 1).runs...)
+			memory := n.storage.(*MemoryStorage)
+			memory.runs = append(Entries{memory.runs}.upTo(1).runs, entry(2, 1).runs...)
 		},
 		"compacted": func(n *rigNode) { require.NoError(t, n.storage.Compact(2)) },
 	} {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // The times of every rig.
@@ -84,7 +86,8 @@ type rigNode struct {
 	incarnation uint64
 	life        int // counts the processes
 	started     bool
-	storage     *MemoryStorage
+	storage     Storage
+	disk        *vfs.Memory // below the storage, if that is in files
 	driver      *driver
 
 	saving  *SaveBatch // the write under way
@@ -159,7 +162,11 @@ func (r *rig) first(id NodeID) SaveBatch { return bootstrap(r.founding(id), r.no
 
 // start starts a founding member for the first time.
 func (r *rig) start(id NodeID) {
+	r.nodes[id].open()
 	require.NoError(r.t, r.nodes[id].storage.Save(r.first(id)))
+	if r.nodes[id].disk != nil {
+		r.crash(id) // so that boot can open the disk
+	}
 	r.nodes[id].boot(false)
 }
 
@@ -190,7 +197,7 @@ func (r *rig) startAt(id NodeID, s at) {
 	n := r.nodes[id]
 	require.NoError(r.t, n.storage.Save(batch))
 	for i := Index(len(r.committed)) + 1; i <= s.compacted; i++ {
-		term := stretches(n.storage.loaded().Terms).term(i)
+		term := stretches(loaded(n.storage).Terms).term(i)
 		r.committed = append(r.committed, commitment{term, term})
 	}
 	require.NoError(r.t, n.storage.Compact(s.compacted))
@@ -203,7 +210,7 @@ func (r *rig) startAt(id NodeID, s at) {
 // warm puts the whole log into memory, as if it had come from a leader.
 func (n *rigNode) warm() {
 	log := &n.driver.core.log
-	log.runs = slices.Clip(n.storage.runs)
+	log.runs = slices.Clip(kept(n.storage).runs)
 	for _, r := range log.runs {
 		log.cachedBytes += r.weight()
 	}
@@ -254,6 +261,7 @@ func entry(index Index, term Term) Entries {
 
 // boot makes a process of what the storage holds.
 func (n *rigNode) boot(restarted bool) {
+	n.open()
 	state, err := n.storage.Load()
 	require.NoError(n.rig.t, err)
 	settings := coreSettings{
@@ -281,6 +289,9 @@ func (r *rig) up(id NodeID) bool { return r.nodes[id].driver != nil }
 // crash ends the process. A write under way is lost.
 func (r *rig) crash(id NodeID) {
 	n := r.nodes[id]
+	if n.disk != nil {
+		n.disk = n.disk.CrashClone(vfs.CrashKill, 0)
+	}
 	n.driver, n.saving, n.task, n.reads = nil, nil, nil, nil
 }
 
@@ -910,14 +921,31 @@ func termsOf(entries Entries) string {
 }
 
 // saved returns the terms of the log that a node's storage holds.
-func (r *rig) saved(id NodeID) string { return termsOf(Entries{r.nodes[id].storage.runs}) }
+func (r *rig) saved(id NodeID) string { return termsOf(kept(r.nodes[id].storage)) }
 
-func (s *MemoryStorage) loaded() StorageState {
-	state, _ := s.Load() // never fails
+func loaded(s Storage) StorageState {
+	state, err := s.Load()
+	if err != nil {
+		panic(err)
+	}
 	return state
 }
 
-func (r *rig) hardState(id NodeID) HardState { return r.nodes[id].storage.hardState }
+// kept returns all entries that a storage keeps.
+func kept(s Storage) Entries {
+	state := loaded(s)
+	var all Entries
+	for next := state.Compacted.Index + 1; next <= state.Last; next = all.last() + 1 {
+		entries, err := s.Entries(next, state.Last, math.MaxInt)
+		if err != nil {
+			panic(err)
+		}
+		all.runs = append(all.runs, entries.runs...)
+	}
+	return all
+}
+
+func (r *rig) hardState(id NodeID) HardState { return loaded(r.nodes[id].storage).HardState }
 
 func (r *rig) reason(id NodeID) string { return r.nodes[id].driver.status(r.now).Reason }
 
@@ -1041,7 +1069,7 @@ func (n *rigNode) checkApplied() {
 // storage does not hold.
 func (n *rigNode) checkRequest(request request) {
 	r := n.rig
-	saved := n.storage.loaded()
+	saved := loaded(n.storage)
 	lead := func(term Term) {
 		require.Equal(r.t, term, saved.HardState.Term, "G8: %s leads a term that its disk does not know", n.id)
 		require.Equal(r.t, n.id, saved.HardState.VotedFor, "G8: %s leads without its own vote on disk", n.id)
@@ -1059,13 +1087,30 @@ func (n *rigNode) checkRequest(request request) {
 		lead(m.Term)
 	case *AppendEntries:
 		lead(m.Term)
+		n.checkEntries(m)
+	}
+}
+
+// checkEntries requires that entries are the leader's, wherever they come from,
+// and that the one before them is.
+func (n *rigNode) checkEntries(m *AppendEntries) {
+	r, log := n.rig, &n.driver.core.log
+	require.NoError(r.t, m.valid())
+	require.True(r.t, log.matches(m.PrevLogIndex, m.PrevLogTerm), "L8: %s sends entries behind %d@%d, which is not in its log", n.id, m.PrevLogIndex, m.PrevLogTerm)
+	before := m.PrevLogTerm
+	for entry := range m.Entries.All() {
+		require.True(r.t, log.matches(entry.Index, entry.Term), "L8: %s sends entry %d@%d, which is not in its log", n.id, entry.Index, entry.Term)
+		if seen, ok := r.entries[place{entry.Index, entry.Term}]; ok {
+			require.Equal(r.t, seen, fmt.Sprintf("after %d: %d %s", before, entry.Kind, entry.Data), "G2: %s sends %d@%d", n.id, entry.Index, entry.Term)
+		}
+		before = entry.Term
 	}
 }
 
 // checkAnswer is G8 for answers.
 func (n *rigNode) checkAnswer(to NodeID, response any) {
 	r := n.rig
-	saved := n.storage.loaded()
+	saved := loaded(n.storage)
 	var term Term
 	switch m := response.(type) {
 	case *VoteResponse:
@@ -1089,7 +1134,7 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 
 func (n *rigNode) checkVote(to NodeID, m *VoteResponse) {
 	r := n.rig
-	saved := n.storage.loaded().HardState
+	saved := loaded(n.storage).HardState
 	require.Equal(r.t, m.Term, saved.Term, "G8: %s grants a vote in a term that its disk does not know", n.id)
 	require.Equal(r.t, to, saved.VotedFor, "G8: %s grants a vote that its disk does not know", n.id)
 	if r.votes[m.Term] == nil {

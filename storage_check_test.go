@@ -174,7 +174,7 @@ func TestCheckStorageFindsWhatIsWrong(t *testing.T) {
 			return s.Entries(first, last, 1<<20)
 		}},
 		": want nothing behind entry ": {entries: func(s *MemoryStorage, first, _ Index, maxBytes int) (Entries, error) {
-			return s.Entries(first, max(first, s.loaded().Last), maxBytes)
+			return s.Entries(first, max(first, loaded(s).Last), maxBytes)
 		}},
 		"want an error other than ErrCompacted": {entries: func(s *MemoryStorage, first, last Index, maxBytes int) (Entries, error) {
 			if first == 0 {
@@ -183,10 +183,10 @@ func TestCheckStorageFindsWhatIsWrong(t *testing.T) {
 			return s.Entries(first, last, maxBytes)
 		}},
 		"Entries(1, 13) of a log from 1 to 12: want an error other than ErrCompacted, got": {entries: func(s *MemoryStorage, first, last Index, maxBytes int) (Entries, error) {
-			return s.Entries(first, min(max(first, last), max(first, s.loaded().Last)), maxBytes)
+			return s.Entries(first, min(max(first, last), max(first, loaded(s).Last)), maxBytes)
 		}},
 		"after Save while Entries runs: ": {entries: func(s *MemoryStorage, first, last Index, maxBytes int) (Entries, error) {
-			if s.loaded().Last > 2030 && first < 2000 && maxBytes < 1<<20 {
+			if loaded(s).Last > 2030 && first < 2000 && maxBytes < 1<<20 {
 				return Entries{}, errWrong
 			}
 			return s.Entries(first, last, maxBytes)

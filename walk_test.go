@@ -19,7 +19,10 @@ type walk struct {
 }
 
 func newWalk(t *testing.T, seed uint64, names string) *walk {
-	r := newRig(t, names)
+	return startWalk(newRig(t, names), seed)
+}
+
+func startWalk(r *rig, seed uint64) *walk {
 	r.seed = seed
 	r.cache = []int{32 << 20, 1, 400}[seed%3] // bytes
 	r.tune = func(s *coreSettings) {

@@ -95,6 +95,7 @@
 // Otherwise data was lost, and [CorruptError] says where. The same goes for a
 // file that is shorter than it was made, and for missing or exchanged files.
 //
-// Then the rest of the last file is filled with zeros, and the last batch is
-// written again unless it is known to be durable, since it counts from now on.
+// Then the rest of the last file is filled with zeros, and its last batch is
+// written again, since it counts from now on: nothing says that it is durable. If
+// that file has no batch yet, the one before is sealed again.
 package wal

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,6 +38,10 @@ const runRecordBytes = 1 + 8 + 8 + 4 + 4 + 4
 
 // maxStateBytes bounds the state, which stands in every header.
 const maxStateBytes = 1 << 20
+
+// maxRecordsBytes bounds the records of a batch, which recovery holds in memory:
+// the largest state, and some hundred thousand runs.
+const maxRecordsBytes = 8 << 20
 
 // maxSegmentBytes is how long a file may be: positions in it have 32 bits.
 const maxSegmentBytes = math.MaxUint32
@@ -143,6 +148,12 @@ func decodeHeader(b []byte) (header, error) {
 	if b[96] != 0 {
 		h.base.state = append([]byte{}, b[headerBytes:headerBytes+get.Uint32(b[92:])]...)
 	}
+	if !bytes.Equal(h.encode(), b) {
+		return header{}, errors.New("its header has bytes that mean nothing")
+	}
+	if base := h.base; base.compacted.Index > base.commit || base.commit > base.last.Index {
+		return header{}, fmt.Errorf("its header has a log that is compacted up to %d, committed up to %d and ends at %d", base.compacted.Index, base.commit, base.last.Index)
+	}
 	return h, nil
 }
 
@@ -191,6 +202,9 @@ func headChecksum(b []byte, salt uint64, offset int64) uint32 {
 func decodeHead(b []byte, salt uint64, offset int64) (head, bool) {
 	get := binary.BigEndian
 	if len(b) < headBytes || get.Uint32(b) != batchMagic || get.Uint32(b[4:]) != headChecksum(b, salt, offset) {
+		return head{}, false
+	}
+	if get.Uint32(b[28:]) > maxRecordsBytes {
 		return head{}, false
 	}
 	return head{

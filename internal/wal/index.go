@@ -87,13 +87,13 @@ func (x *index) check(r *records) error {
 	if r.commit != 0 && (r.commit < x.commit || r.commit > last.Index) {
 		return fmt.Errorf("it moves the commit index from %d to %d in a log that ends at %d", x.commit, r.commit, last.Index)
 	}
+	if r.compact == (Position{}) {
+		return nil
+	}
 	return x.checkCompaction(r)
 }
 
 func (x *index) checkCompaction(r *records) error {
-	if r.compact == (Position{}) {
-		return nil
-	}
 	if r.truncate || len(r.runs) > 0 || r.compact.Index <= x.compacted.Index {
 		return fmt.Errorf("it compacts up to entry %d a log that is compacted up to %d", r.compact.Index, x.compacted.Index)
 	}
@@ -107,9 +107,6 @@ func (x *index) checkCompaction(r *records) error {
 func (x *index) apply(r *records, s *segment, offset int64) {
 	if r.state != nil {
 		x.state = bytes.Clone(r.state)
-		if x.state == nil {
-			x.state = []byte{}
-		}
 	}
 	if r.truncate {
 		x.truncate(r.last)

@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io"
 )
 
 // ErrCompacted is returned by Read for entries that were compacted.
@@ -33,11 +34,7 @@ func (l *Log) Read(first, last uint64, maxBytes int) ([]Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, p := range pieces {
-			p.segment.use.RUnlock()
-		}
-	}()
+	defer letGo(pieces)
 	var runs []Run
 	for _, p := range pieces {
 		if runs, err = p.read(runs); err != nil {
@@ -60,7 +57,6 @@ func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
 	}
 	var pieces []piece
 	n, k := x.find(first)
-	term := 0
 	for bytes := 0; n < len(x.segments); k++ {
 		s := x.segments[n]
 		if k == len(s.spans) {
@@ -68,41 +64,57 @@ func (l *Log) locate(first, last uint64, maxBytes int) ([]piece, error) {
 			continue
 		}
 		next := s.spans[k]
-		if next.first > last || bytes > 0 && bytes+int(next.length) > maxBytes {
+		gap, near := gapBefore(pieces, s, next)
+		size := int(gap) + int(next.length)
+		if next.first > last || len(pieces) > 0 && bytes+size > maxBytes {
 			break
 		}
-		bytes += int(next.length)
-		for term+1 < len(x.terms) && x.terms[term+1].First <= next.first {
-			term++
+		bytes += size
+		if !near {
+			if len(pieces) == 0 || pieces[len(pieces)-1].segment != s {
+				s.use.RLock()
+			}
+			pieces = append(pieces, piece{segment: s, offset: int64(next.offset)})
 		}
-		if !extend(pieces, s, next, x.terms[term].Term) {
-			s.use.RLock()
-			pieces = append(pieces, piece{s, int64(next.offset), int64(next.length), []span{next}, []uint64{x.terms[term].Term}})
-		}
+		p := &pieces[len(pieces)-1]
+		p.length += int64(size)
+		p.spans = append(p.spans, next)
+		term, _ := x.termAt(next.last()) // its first one may be compacted
+		p.terms = append(p.terms, term)
 	}
 	return pieces, nil
 }
 
-// extend adds a span to the last piece, if it stands close behind it.
-func extend(pieces []piece, s *segment, next span, term uint64) bool {
+// letGo lets the files be closed. Each was locked once: a second time would wait
+// for who waits to close it.
+func letGo(pieces []piece) {
+	for i, p := range pieces {
+		if i == 0 || pieces[i-1].segment != p.segment {
+			p.segment.use.RUnlock()
+		}
+	}
+}
+
+// gapBefore returns how many bytes are between the last piece and a span, and
+// whether they are few enough to be read along.
+func gapBefore(pieces []piece, s *segment, next span) (gap int64, near bool) {
 	if len(pieces) == 0 {
-		return false
+		return 0, false
 	}
-	p := &pieces[len(pieces)-1]
-	gap := int64(next.offset) - (p.offset + p.length)
+	p := pieces[len(pieces)-1]
+	gap = int64(next.offset) - (p.offset + p.length)
 	if p.segment != s || gap < 0 || gap > maxGap {
-		return false
+		return 0, false
 	}
-	p.length += gap + int64(next.length)
-	p.spans = append(p.spans, next)
-	p.terms = append(p.terms, term)
-	return true
+	return gap, true
 }
 
 // read reads a piece, checks its runs and adds them.
 func (p piece) read(runs []Run) ([]Run, error) {
 	buffer := make([]byte, p.length)
-	if n, err := p.segment.file.ReadAt(buffer, p.offset); n < len(buffer) {
+	if n, err := p.segment.file.ReadAt(buffer, p.offset); err == io.EOF && n < len(buffer) {
+		return nil, &CorruptError{p.segment.name, p.offset + int64(n), "it ends there, before entries that were written"}
+	} else if n < len(buffer) {
 		return nil, fmt.Errorf("%s: %w", p.segment.name, err)
 	}
 	for i, s := range p.spans {

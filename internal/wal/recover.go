@@ -17,7 +17,7 @@ type recovery struct {
 	window  window
 	records records
 	buffer  []byte // the bytes of records
-	vouched uint64 // the last batch that is known to have been durable
+	before  int64  // where the whole batches of the last segment but one end
 
 	// Of the last segment.
 	last int64 // where its last batch starts; 0: it has none
@@ -98,8 +98,7 @@ func (r *recovery) replay(number uint64, isLast bool) error {
 		return err
 	}
 	s.end = l.index.last.Index
-	r.vouched = s.firstBatch - 1
-	r.last, r.end, r.sealed = 0, s.length(), false
+	r.before, r.last, r.end, r.sealed = r.end, 0, s.length(), false
 	for {
 		more, err := r.readBatch(s)
 		if err != nil {
@@ -135,8 +134,8 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 	if err != nil {
 		return corrupt("%v", err)
 	}
-	if size < length {
-		return corrupt("it has %d bytes, less than its header", size)
+	if size < length+sealBytes {
+		return corrupt("it has %d bytes, less than its header and a seal", size)
 	}
 	if b, err = r.window.at(0, length); err != nil {
 		return err
@@ -147,8 +146,8 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 	if s.number != number {
 		return corrupt("it is segment %d under the name of another", s.number)
 	}
-	if s.size > size {
-		return corrupt("it has %d bytes and was made with %d: its end is missing", size, s.size)
+	if s.size != size {
+		return corrupt("it has %d bytes and was made with %d", size, s.size)
 	}
 	return nil
 }
@@ -193,11 +192,13 @@ func (r *recovery) readBatch(s *segment) (bool, error) {
 	if h.number != l.next || h.previous != l.previous || h.syncedThrough >= h.number {
 		return corrupt("it stands where batch %d should be", l.next)
 	}
+	if r.end+h.length()+sealBytes > s.size {
+		return corrupt("it leaves no room for a seal")
+	}
 	if err := l.index.check(&r.records); err != nil {
 		return corrupt("%v", err)
 	}
 	l.index.apply(&r.records, s, r.end+headBytes+int64(h.recordsLength))
-	r.vouched = max(r.vouched, h.syncedThrough)
 	r.last, r.end = r.end, r.end+h.length()
 	l.next++
 	l.previous = h.checksum
@@ -309,12 +310,26 @@ func (r *recovery) repair() error {
 			return err
 		}
 	}
-	return l.fs.SyncDir(l.dir)
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
+	return r.repairSeal()
+}
+
+// repairSeal seals the last segment but one again, if it is not known to be
+// sealed durably: it is once there is a batch in the last one.
+func (r *recovery) repairSeal() error {
+	l := r.log
+	n := len(l.index.segments)
+	if n < 2 || r.last > 0 {
+		return nil
+	}
+	return l.seal(l.index.segments[n-2], r.before)
 }
 
 // repairLast clears the rest of the last segment. It writes the last batch
-// again if nothing says that it is durable: after a failed sync a system may
-// show bytes that it believes to be on the disk, and that are not.
+// again, of which nothing says that it is durable: after a failed sync a system
+// may show bytes that it believes to be on the disk, and that are not.
 func (r *recovery) repairLast(s *segment) error {
 	zeros := make([]byte, min(windowBytes, r.junk-r.end))
 	for at := r.end; at < r.junk; at += int64(len(zeros)) {
@@ -322,17 +337,15 @@ func (r *recovery) repairLast(s *segment) error {
 			return err
 		}
 	}
-	if r.last > 0 && r.vouched < r.log.next-1 {
-		for at := r.last; at < r.end; {
-			b, err := r.window.at(at, min(windowBytes, r.end-at))
-			if err != nil {
-				return err
-			}
-			if _, err := s.file.WriteAt(b, at); err != nil {
-				return err
-			}
-			at += int64(len(b))
+	for at := r.last; at > 0 && at < r.end; {
+		b, err := r.window.at(at, min(windowBytes, r.end-at))
+		if err != nil {
+			return err
 		}
+		if _, err := s.file.WriteAt(b, at); err != nil {
+			return err
+		}
+		at += int64(len(b))
 	}
 	return s.file.Sync()
 }

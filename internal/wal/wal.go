@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -124,7 +125,7 @@ func (l *Log) Contents() Contents {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	x := &l.index
-	return Contents{State: x.state, Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
+	return Contents{State: bytes.Clone(x.state), Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
 }
 
 // Last returns the index of the last entry. It may be called from any goroutine.
@@ -202,7 +203,7 @@ func (l *Log) Compact(to Position) error {
 	r := &l.records
 	*r = records{compact: to, runs: r.runs[:0]}
 	l.pieces = append(l.pieces[:0], nil)
-	if err := l.index.check(r); err != nil {
+	if err := l.index.checkCompaction(r); err != nil {
 		return fmt.Errorf("log cannot be compacted: %w", err)
 	}
 	if err := l.write(r); err != nil {
@@ -232,8 +233,8 @@ func (l *Log) write(r *records) error {
 	for _, body := range l.pieces[1:] {
 		bodies += int64(len(body))
 	}
-	if int64(len(l.buffer))+bodies > maxSegmentBytes/2 {
-		return fmt.Errorf("a batch of %d bytes is too large for a log", bodies)
+	if len(l.buffer) > headBytes+maxRecordsBytes || int64(len(l.buffer))+bodies > maxSegmentBytes/2 {
+		return fmt.Errorf("a batch of %d runs with %d bytes is too large for a log", len(r.runs), bodies)
 	}
 	h := head{
 		number: l.next, syncedThrough: l.next - 1, previous: l.previous,

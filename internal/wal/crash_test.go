@@ -1,0 +1,183 @@
+package wal
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
+)
+
+// crasher does steps to a log, and looks at what a crash at each operation of
+// the disk would leave.
+type crasher struct {
+	t       *testing.T
+	options Options
+	over    func(*vfs.Memory) vfs.FS // the log's view of the disk
+
+	scattered int  // how many of the crashes of each operation keep some sectors
+	deep      bool // crash in each recovery too
+
+	acked   *twin // after the last step that returned
+	pending *twin // after the one under way
+	doing   string
+	cases   int
+}
+
+func newCrasher(t *testing.T, segment int64) *crasher {
+	c := &crasher{t: t, options: inline(segment), scattered: 8, acked: &twin{}, pending: &twin{}}
+	c.over = func(disk *vfs.Memory) vfs.FS { return disk }
+	if testing.Short() || raceEnabled {
+		c.scattered = 2
+	}
+	return c
+}
+
+// run does the steps once, and a crash before each operation. It returns how
+// many segments there were.
+func (c *crasher) run(steps []step) int {
+	disk := vfs.NewMemory()
+	fs := c.over(disk)
+	busy := false
+	disk.Inject(func(op vfs.Op) error {
+		if op.Number > 0 && !busy { // one that only reads leaves what the next one finds
+			busy = true
+			c.crash(disk, op)
+			busy = false
+		}
+		return nil
+	})
+	c.doing = "open"
+	log, _, err := Open(fs, "log", c.options)
+	require.NoError(c.t, err)
+	for i, s := range steps {
+		c.doing = fmt.Sprintf("step %d, %v", i, s)
+		c.pending = c.acked.after(s)
+		log, err = take(fs, log, c.options, s)
+		require.NoError(c.t, err, c.doing)
+		c.acked = c.pending
+	}
+	c.doing = "close"
+	require.NoError(c.t, log.Close())
+	disk.Inject(nil)
+	c.crash(disk, vfs.Op{})
+	return int(log.active().number)
+}
+
+// crash looks at everything that a crash at this moment may leave.
+func (c *crasher) crash(disk *vfs.Memory, op vfs.Op) {
+	at := fmt.Sprintf("%s, crash at %v", c.doing, op)
+	for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashKill} {
+		c.survive(disk.CrashClone(mode, 0), fmt.Sprintf("%s: %v", at, mode))
+	}
+	for seed := range uint64(c.scattered) {
+		c.survive(disk.CrashClone(vfs.CrashScatter, seed), fmt.Sprintf("%s: scatter %d", at, seed))
+		if seed%2 == 0 {
+			c.survive(disk.CrashClone(vfs.CrashTear, seed), fmt.Sprintf("%s: tear %d", at, seed))
+		}
+	}
+	length := disk.LastWrite()
+	stride := int64(1) // small writes are torn at every byte
+	if length > 100 || c.scattered < 8 {
+		stride = length/12 + 1
+	}
+	for keep := int64(1); keep < length; keep += stride {
+		c.survive(disk.TearClone(keep), fmt.Sprintf("%s: torn at byte %d of %d", at, keep, length))
+	}
+}
+
+// survive opens what a crash has left: it must be what was acknowledged, or that
+// and what was under way. Once it is read it must stay, whatever comes.
+func (c *crasher) survive(disk *vfs.Memory, at string) {
+	c.cases++
+	if c.deep {
+		c.crashInRecovery(disk, at)
+	}
+	fs := c.over(disk)
+	log, contents, err := Open(fs, "log", c.options)
+	require.NoError(c.t, err, at)
+	got, err := observe(log, contents, 1<<20)
+	require.NoError(c.t, err, at)
+	require.True(c.t, got.equal(c.acked) || got.equal(c.pending), "%s: found %v, want %v or %v", at, got, c.acked, c.pending)
+
+	c.holds(disk.CrashClone(vfs.CrashLose, 0), got, at+", cut after the recovery")
+	more := got.more()
+	require.NoError(c.t, log.Append(more), at)
+	c.holds(disk.CrashClone(vfs.CrashLose, 0), got.after(step{batch: more}), at+", cut after one more batch")
+	require.NoError(c.t, log.Close(), at)
+}
+
+// more is a batch that fits the log, and replaces its last entry if it may.
+func (w *twin) more() Batch {
+	last := w.last()
+	if last.Index > w.commit {
+		last.Index--
+	}
+	return Batch{State: []byte("more"), Runs: []Run{newRun(last.Term+1, last.Index+1, "one", "two")}}
+}
+
+// holds opens a log that must hold exactly that.
+func (c *crasher) holds(disk *vfs.Memory, want *twin, at string) {
+	log, contents, err := Open(c.over(disk), "log", c.options)
+	require.NoError(c.t, err, at)
+	got, err := observe(log, contents, 1<<20)
+	require.NoError(c.t, err, at)
+	require.True(c.t, got.equal(want), "%s: found %v, want %v", at, got, want)
+	require.NoError(c.t, log.Close(), at)
+}
+
+// crashInRecovery opens the log and crashes at each operation of that, and opens
+// it again.
+func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
+	disk = disk.CrashClone(vfs.CrashKill, 0)
+	c.deep = false
+	defer func() { c.deep = true }()
+	busy := false
+	disk.Inject(func(op vfs.Op) error {
+		if op.Number > 0 && !busy {
+			busy = true
+			for i, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKill, vfs.CrashScatter, vfs.CrashScatter, vfs.CrashTear} {
+				c.survive(disk.CrashClone(mode, uint64(i)), fmt.Sprintf("%s, crash of the recovery at %v: %v", at, op, mode))
+			}
+			busy = false
+		}
+		return nil
+	})
+	log, _, err := Open(c.over(disk), "log", c.options)
+	require.NoError(c.t, err, at)
+	require.NoError(c.t, log.release())
+}
+
+// workload is 200 steps of all kinds, with many rotations.
+func workload() []step { return newGenerator(7, 2<<10).steps(200) }
+
+// TestCrashAtEveryOperation is the promise of the package: whatever was
+// acknowledged is there after a crash, and a batch is there as a whole or not at
+// all.
+func TestCrashAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	steps := workload()
+	kinds := make(map[string]int)
+	for _, s := range steps {
+		kinds[strings.Fields(s.String())[0]]++
+	}
+	c := newCrasher(t, 2<<10)
+	names := c.run(steps)
+	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
+	require.Greater(t, names, 15)
+}
+
+// TestCrashInRecovery crashes while it recovers from a crash.
+func TestCrashInRecovery(t *testing.T) {
+	t.Parallel()
+	steps := workload()[:50]
+	if testing.Short() || raceEnabled {
+		steps = steps[:10]
+	}
+	c := newCrasher(t, 2<<10)
+	c.scattered, c.deep = 1, true
+	c.run(steps)
+	t.Logf("%d crashes, all recovered", c.cases)
+}
