@@ -14,9 +14,7 @@
 //
 //	// start is what each of the three processes does, under its own id.
 //	func start(ctx context.Context, id raft.NodeID) (*raft.Node, error) {
-//		config := raft.NewConfig(id, peers[id], peers)
-//		config.Storage = raft.NewMemoryStorage() // term, vote and log
-//
+//		config := raft.NewConfig(id, peers[id], peers) // data in <id>.raft, see DataDir
 //		transport := raft.NewTCPTransport(peers, 500*time.Millisecond)
 //		node, err := raft.NewNode(config, new(counter), transport)
 //		if err != nil {
@@ -45,13 +43,19 @@
 // both, and every wait ends: with the ctx, with the loss of leadership, or with
 // the node.
 //
-// That holds if members fail by stopping, not by lying, and if what a [Storage]
-// has saved is there when the node comes back. It does not depend on clocks.
-// Progress does: a majority must hear from each other well within
-// Config.ElectionTimeout.
+// That holds if members fail by stopping, not by lying, and if what a disk has
+// synced is there when the node comes back: term, vote and log are in
+// Config.DataDir, and a node that is made again with it, after a crash or a power
+// cut too, goes on where it was. It must never come back with less. Safety does
+// not depend on clocks. Progress does: a majority must hear from each other well
+// within Config.ElectionTimeout.
 //
-// This version never compacts the log and never changes the members. A process that has ended must not come back under its old id while
-// the others run; README.md lists this and the other limits.
+// A node that cannot keep its promises stops: the first failed write or sync ends
+// [Node.Run] with that error, nothing is tried again, and data that is not what
+// was written is refused with a [*CorruptError] and left as it is.
+//
+// This version never compacts the log and never changes the members. README.md
+// lists these and the other limits.
 //
 // # Goroutines, and who owns what
 //
@@ -77,14 +81,16 @@
 // is part of the state. The core knows the algorithm; the driver knows who waits
 // for what, and which messages must wait for the disk.
 //
-// The disk writer alone calls Storage.Save, one batch at a time. While one is
-// under way the next gathers, so that the batches are as large as the disk is
-// slow, without a timer.
+// The disk writer alone calls Storage.Save, one batch at a time, and each costs
+// one sync. While one is under way the next gathers, so that the batches are as
+// large as the disk is slow, without a timer. In the data directory two more
+// goroutines work behind it, for the time that it takes: one makes the next file
+// of the log ready, one removes files that are not needed any more.
 //
-// Readers read what a follower lacks and is not in memory any more: Storage.Entries
-// is called on a goroutine of its own, one for each follower at a time. The
-// follower gets no entries meanwhile, but heartbeats; nobody else waits. The
-// applier reads for itself what it is given and is not in memory.
+// Memory holds the end of the log, up to Config.LogCacheBytes and whatever is not
+// durable yet. What a slow follower needs from before that is read from the
+// storage by a goroutine of its own, at most one for each follower; what the
+// state machine needs, by the applier.
 //
 // The applier alone calls the state machine, and completes the proposals that
 // it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
@@ -126,6 +132,22 @@
 // has passed or its sender has become a follower, and a peer that waits for an
 // answer of an earlier term is told the new one instead. AppendEntries,
 // heartbeats and requests for pre-votes promise nothing and leave at once.
+//
+// Durable is what a Save has returned for. In the data directory that is one
+// write to the log of internal/wal and one sync, for everything that waited: the
+// entries, and term and vote in the same piece, so that neither can be there
+// without the other. All of it survives a crash, or nothing. A file of the log is
+// used only once its header and its name are durable. The package comment of
+// internal/wal says what is assumed of the disk, and how damage is told from a
+// write that was cut short.
+//
+// The commit index travels along with the next write and is never synced for
+// itself: it promises nothing, since a later leader finds it out again. On the
+// disk it never exceeds the entries that stand before it, so a node that comes
+// back applies up to there at once.
+//
+// The state machine is not part of this. It starts empty and is given the log
+// from the first entry on.
 //
 // # Where this departs from the thesis, and why that is safe
 //
@@ -201,7 +223,8 @@
 // have met with their heartbeats, so that the others know a member's number too,
 // and the member learns that its own is not the one that is expected. All this
 // only removes votes and acknowledgements, so it is safe. It does not help where
-// nobody who matters had met the node, or heard of it, before.
+// nobody who matters had met the node, or heard of it, before, nor against an
+// older copy of the same storage: that has the number too.
 //
 // A slow disk. A leader whose write takes longer than Config.DiskStallLimit
 // steps down, and a node whose write takes longer than an election timeout does
@@ -222,7 +245,8 @@
 //	membership.go        configurations, the first one, incarnations
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	storage.go           the Storage interface, and memory
-//	storage_check.go     CheckStorage, for storages of users
+//	disk_storage.go      the one in a data directory, over internal/wal
+//	storage_check.go     CheckStorage, which tests one of the user's
 //	transport.go         the Transport interface, and the Handler
 //	messages.go          the messages between nodes
 //	messages_codec.go    their bytes
@@ -235,8 +259,8 @@
 //	errors.go            every error, by when it is returned; their codes on the wire
 //	status.go            Status, and the reasons in words
 //
-// In internal, quorum is the arithmetic of majorities, wire is frames, handshake
-// and MessagePack, and vfs is file operations, with a twin in memory that can
-// crash: the ground for the durable log to come, and not used yet. None of them
-// knows package raft.
+// In internal, wal is the log on the disk and its recovery, vfs is the few file
+// operations that it needs, with a twin in memory that can crash at each of them,
+// quorum is the arithmetic of majorities, and wire is frames, handshake and
+// MessagePack. None of them knows package raft.
 package raft

@@ -7,6 +7,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -60,9 +61,7 @@ var peers = map[raft.NodeID]string{
 
 // start is what each of the three processes does, under its own id.
 func start(ctx context.Context, id raft.NodeID) (*raft.Node, error) {
-	config := raft.NewConfig(id, peers[id], peers)
-	config.Storage = raft.NewMemoryStorage() // term, vote and log
-
+	config := raft.NewConfig(id, peers[id], peers) // data in <id>.raft, see DataDir
 	transport := raft.NewTCPTransport(peers, 500*time.Millisecond)
 	node, err := raft.NewNode(config, new(counter), transport)
 	if err != nil {
@@ -97,6 +96,7 @@ func submit(ctx context.Context, node *raft.Node, command string) (raft.Result, 
 
 // The quick start of README.md, with all three members in one process.
 func ExampleNewTCPTransport() {
+	defer inTemporaryDirectory()() // which gets the data
 	peers = freeAddresses("node1", "node2", "node3")
 	ctx := context.Background()
 	nodes := map[raft.NodeID]*raft.Node{}
@@ -125,6 +125,52 @@ func ExampleNewTCPTransport() {
 		}
 	}
 	// Output: the sum is 42
+}
+
+// inTemporaryDirectory makes a directory and goes there. What it returns goes back
+// and removes the directory.
+func inTemporaryDirectory() (leave func()) {
+	back, err := os.Getwd()
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "raft-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := os.Chdir(dir); err != nil {
+		log.Fatal(err)
+	}
+	return func() {
+		if err := errors.Join(os.Chdir(back), os.RemoveAll(dir)); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// A node that is made again with its data directory goes on where it was, however
+// it ended.
+func ExampleConfig_restart() {
+	defer inTemporaryDirectory()()
+	ctx := context.Background()
+	for range 2 {
+		config := raft.NewConfig("solo", "solo", map[raft.NodeID]string{"solo": "solo"})
+		config.DataDir = "solo.raft"
+		machine := new(counter) // empty: the log is applied to it again
+		node, err := raft.NewNode(config, machine, raft.NewMemoryNetwork().Transport("solo"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go node.Run(ctx)
+		result, err := submit(ctx, node, "21")
+		fmt.Printf("the sum is %s, %v\n", result.Response, err)
+		if err := node.Stop(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// the sum is 21, <nil>
+	// the sum is 42, <nil>
 }
 
 // freeAddresses returns addresses of this machine that nothing listens on.
@@ -478,7 +524,6 @@ func ExampleNewNode() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// raft: invalid configuration of node "node1": Storage is nil: want where term, vote and log are kept, such as NewMemoryStorage()
-	// Peers has no entry for this node, "node1"
+	// raft: invalid configuration of node "node1": Peers has no entry for this node, "node1"
 	// ElectionTimeout is 200ms: want at least 3 heartbeats, 300ms
 }

@@ -300,7 +300,7 @@ func TestHouseReadmeIsComplete(t *testing.T) {
 // Links between files lead somewhere.
 func TestHouseLinksResolve(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	for _, name := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "UPGRADING.md", "SECURITY.md"} {
 		for _, match := range link.FindAllStringSubmatch(read(t, name), -1) {
 			target, anchor, _ := strings.Cut(match[1], "#")
 			if strings.Contains(target, "://") {

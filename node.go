@@ -357,12 +357,13 @@ func (w *watchers) close() {
 func (n *Node) run(ctx context.Context) (err error) {
 	defer func() { err = joinClose(err, n.transport.Close()) }()
 	defer func() { err = joinClose(err, n.closeStorage()) }()
-	start := time.Now()
 	c, err := n.recover()
 	if err != nil {
 		n.refuse(n.close(n.last, err), err)
 		return err
 	}
+	start := time.Now() // of the first wait for a leader, who could not be heard before
+	n.checkAddress(c.configuration)
 	l := newLoop(n, newDriver(c, driverSettings{
 		maxApplyBytes:     4 * n.config.MaxBatchBytes,
 		maxUnappliedBytes: n.config.MaxUnappliedBytes,
@@ -383,6 +384,14 @@ func (n *Node) run(ctx context.Context) (err error) {
 	n.serving = true
 	n.mu.Unlock()
 	return l.run(ctx)
+}
+
+// checkAddress tells if peers know this node at another address than it has.
+func (n *Node) checkAddress(c configuration) {
+	if known, ok := c.addresses()[n.config.ID]; ok && known != n.config.Address {
+		n.log.Warn("listen where no peer looks", zap.String("address", n.config.Address),
+			zap.String("because", "the cluster knows this node at "+known+", from its first start, and addresses do not change"))
+	}
 }
 
 // joinClose adds the failure to close, unless there is something worse to tell.

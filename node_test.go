@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/seed-8da499c8/raft"
 )
@@ -45,6 +48,59 @@ func TestA1OnlyWhatWasAcceptedMayAppear(t *testing.T) {
 		c.network.Heal()
 		c.propose(b, "after")
 		c.settled("unknown", "after")
+	})
+}
+
+// slowStorage takes its time to load.
+type slowStorage struct{ raft.Storage }
+
+const slowLoad = 10 * time.Second
+
+func (s slowStorage) Load() (raft.StorageState, error) {
+	time.Sleep(slowLoad)
+	return s.Storage.Load()
+}
+
+// However long a node takes to open its storage, it waits for a leader before it
+// campaigns: until it listened, none could be heard.
+func TestTheElectionWaitBeginsWhenLeadersCanBeHeard(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		config := raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a", "b": "b", "c": "c"})
+		config.Storage = slowStorage{raft.NewMemoryStorage()}
+		node, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("a"))
+		require.NoError(t, err)
+		go node.Run(t.Context())
+		const timeout = 500 * time.Millisecond // by default
+		time.Sleep(slowLoad + timeout - time.Millisecond)
+		require.Equal(t, raft.Follower, node.Status().Role)
+		time.Sleep(timeout + time.Millisecond)
+		require.Equal(t, raft.PreCandidate, node.Status().Role)
+		require.NoError(t, node.Stop(t.Context()))
+	})
+}
+
+// A node whose storage says that it is a member at another address tells so: its
+// peers look for it there.
+func TestANodeAtAnotherAddressThanItsPeersKnow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		storage := raft.NewMemoryStorage()
+		for _, address := range []string{"here", "there"} {
+			core, logs := observer.New(zapcore.WarnLevel)
+			config := raft.NewConfig("a", address, map[raft.NodeID]string{"a": address})
+			config.Storage, config.Logger = storage, zap.New(core)
+			node, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("a"))
+			require.NoError(t, err)
+			go node.Run(t.Context())
+			synctest.Wait()
+			require.NoError(t, node.Stop(t.Context()))
+			if address == "here" {
+				require.Zero(t, logs.Len())
+				continue
+			}
+			require.Equal(t, 1, logs.Len())
+			require.Equal(t, "listen where no peer looks", logs.All()[0].Message)
+			require.Contains(t, logs.All()[0].ContextMap()["because"], "at here")
+		}
 	})
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -19,9 +21,11 @@ const usage = `Usage:
   kv_store -id a            one node of them; run the others in other terminals
   kv_store -id a -raft 127.0.0.1:5001 -http 127.0.0.1:8001 -peers a=127.0.0.1:5001=127.0.0.1:8001,...
 
-All data is in memory. A node that was stopped or killed must not be started
-again while the others run: it has forgotten its vote and its log, so they do
-not count it any more.
+Each node keeps its data in a directory of its own, a.raft for node a, and goes
+on from there when it is started again, however it ended before. The first start
+makes the directory, and -peers says who founds the cluster. Later starts want
+the same directory and the same -peers. A node whose directory is lost cannot
+come back: the others do not count it any more.
 
 `
 
@@ -39,15 +43,37 @@ type member struct {
 type options struct {
 	members []member // the whole cluster, in the order of -peers
 	local   []member // those that this process runs
+	single  bool     // -id was given
+	data    string   // -data
+	segment int      // -segment-bytes; 0: as raft has it
 }
 
 // config returns the configuration of one node.
 func (o options) config(id raft.NodeID) raft.Config {
 	peers := o.peers()
 	config := raft.NewConfig(id, peers[id], peers)
-	config.Storage = raft.NewMemoryStorage()
+	config.DataDir = o.dataDir(id)
+	config.SegmentBytes = o.segment
 	config.MaxCommandBytes = maxCommandBytes
 	return config
+}
+
+// dataDir returns where a node keeps its data: in -data itself if that is for one
+// node, else in a directory of its own name there.
+func (o options) dataDir(id raft.NodeID) string {
+	if o.single && o.data != "" {
+		return o.data
+	}
+	return filepath.Join(o.data, string(id)+".raft")
+}
+
+// dataDirs returns where the nodes of this process keep their data.
+func (o options) dataDirs() []string {
+	var dirs []string
+	for _, m := range o.local {
+		dirs = append(dirs, o.dataDir(m.id))
+	}
+	return dirs
 }
 
 func (o options) peers() map[raft.NodeID]string {
@@ -78,6 +104,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	id := flags.String("id", "", "the `node` that this process runs; empty: all of them")
 	raftAddress := flags.String("raft", "", "`address` for the other nodes, as in -peers, which is the default")
 	httpAddress := flags.String("http", "", "`address` for clients, as in -peers, which is the default")
+	data := flags.String("data", "", "`directory` with the data: with -id that of the node, by default <id>.raft;\nwithout, the one that holds <id>.raft of each node, by default the working directory")
+	segment := flags.Int("segment-bytes", 64<<20, "the `size` of the files that the log consists of; space for two of them is reserved for\neach node")
 	peers := flags.String("peers", defaultPeers, "all nodes, this one included, the same on each: `id=raft=http,...`")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err // the flag package has written it
@@ -91,7 +119,15 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	if err != nil {
 		problems = append(problems, err)
 	}
-	o := options{members: members, local: members}
+	o := options{members: members, local: members, single: *id != "", data: *data, segment: *segment}
+	if err == nil {
+		// The rest is raft's business: it checks ids, for example. NewNode does no
+		// I/O, so making a node only for its error is cheap.
+		_, err := raft.NewNode(o.config(members[0].id), newStore(), raft.NewTCPTransport(nil, 0))
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
 	if *id != "" {
 		if o.local = find(members, raft.NodeID(*id)); o.local == nil {
 			problem("-id %s: -peers has no such node", *id)
@@ -105,6 +141,13 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		}
 		if *id != "" && *httpAddress != "" && *httpAddress != m.http {
 			problem("-http %s: -peers has node %s at %s", *httpAddress, m.id, m.http)
+		}
+	}
+	if o.single && o.data != "" {
+		// To begin anew beside the data would be to lose it.
+		inside := filepath.Join(o.data, *id+".raft")
+		if _, err := os.Stat(inside); err == nil {
+			problem("-data %s: node %s has its data in %s, from a start without -id: name that", o.data, *id, inside)
 		}
 	}
 	if len(problems) == 0 {
@@ -147,14 +190,7 @@ func parsePeers(s string) ([]member, error) {
 		}
 		members = append(members, member{raft.NodeID(fields[0]), fields[1], fields[2]})
 	}
-	if len(problems) > 0 {
-		return members, errors.Join(problems...)
-	}
-	// The rest is raft's business: it checks ids, for example. NewNode does no
-	// I/O, so making a node only for its error is cheap.
-	config := options{members: members}.config(members[0].id)
-	_, err := raft.NewNode(config, newStore(), raft.NewTCPTransport(nil, 0))
-	return members, err
+	return members, errors.Join(problems...)
 }
 
 // checkAddress wants a host, since it is where others connect to, and a port.

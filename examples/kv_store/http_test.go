@@ -47,10 +47,11 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *testCluster {
 		c.members = append(c.members, member{id, string(id), l.Addr().String()})
 	}
 	logger := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	for id, l := range listeners {
-		o := options{members: c.members}
+		o := options{members: c.members, data: dir, segment: 4 << 20}
 		config := o.config(id)
 		config.ElectionTimeout = electionTimeout
 		config.Logger = logger

@@ -19,8 +19,9 @@
 //	go run ./examples/kv_store -id b
 //	go run ./examples/kv_store -id c
 //
-// All data is in memory in this version. A node whose process has ended, cleanly
-// or not, must not be started again while the others run: see newReplica.
+// A node keeps its data in a directory, a.raft for node a unless -data says
+// otherwise. A process that is started again, however it ended, returns with all
+// that it had, and catches up with what it missed.
 package main
 
 import (
@@ -77,7 +78,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "kv_store: %v\n", err)
 		return 1
 	}
-	fmt.Fprintln(stdout, "Stopped. The data is gone: this version keeps it in memory.")
+	fmt.Fprintf(stdout, "Stopped. The data is in %s: the same command goes on with it.\n", list(o.dataDirs()))
 	return 0
 }
 
@@ -104,8 +105,9 @@ func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer)
 	var running sync.WaitGroup
 	errs := make([]error, len(replicas))
 	for i, r := range replicas {
+		m := o.local[i]
 		running.Go(func() {
-			errs[i] = r.run(ctx, listeners[o.local[i].http])
+			errs[i] = explain(r.run(ctx, listeners[m.http]), m.id, o.dataDir(m.id))
 			cancel() // all or none
 		})
 	}
@@ -140,6 +142,23 @@ func listenAll(o options) (map[string]net.Listener, error) {
 	return nil, fmt.Errorf("%w\nif another program uses a port, choose others with -peers, see -help", errors.Join(problems...))
 }
 
+// explain adds to the error of a node which data it is about, and what an operator
+// can do.
+func explain(err error, id raft.NodeID, dir string) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("node %s, data in %s: %w", id, dir, err)
+	switch {
+	case errors.Is(err, raft.ErrDataDirInUse):
+		return fmt.Errorf("%w\nanother process has this directory open: end that one, or name another directory with -data", err)
+	case errors.Is(err, raft.ErrCorrupt):
+		return fmt.Errorf("%w\nnothing was changed there. Keep the directory, see to the disk, and leave this node out:\nthe others have all that was acknowledged, and serve without it", err)
+	default:
+		return err
+	}
+}
+
 // replica is one node of the cluster with its HTTP server.
 type replica struct {
 	node *raft.Node
@@ -148,12 +167,8 @@ type replica struct {
 
 // newReplica returns a replica that is ready to run. It starts nothing.
 //
-// Its storage is in memory, so what the node has promised, its vote above all,
-// is gone with the process. A node that came back empty under its old id could
-// vote twice in one term, or help to elect a leader that lacks what it had
-// acknowledged. Peers that met it before notice, and do not count it any more.
-// That is a safety net and no licence: do not bring it back before the whole
-// cluster has been stopped.
+// The store begins empty each time: the node has the log in its data directory,
+// and applies that to it from the first command on.
 func newReplica(config raft.Config, web map[raft.NodeID]string, transport raft.Transport) (*replica, error) {
 	node, err := raft.NewNode(config, newStore(), transport)
 	if err != nil {
@@ -202,12 +217,11 @@ func (r *replica) run(ctx context.Context, listener net.Listener) error {
 // greet says what to try, once there is a leader.
 func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 	var b strings.Builder
-	fmt.Fprintln(&b, "\nA replicated key-value store. All data is in memory and gone when the processes end.")
+	fmt.Fprintf(&b, "\nA replicated key-value store. Its data is in %s.\n", list(o.dataDirs()))
 	if len(o.local) < len(o.members) {
-		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve.\n",
+		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve. Kill any of them and start\n",
 			o.local[0].id, len(o.members)/2+1, len(o.members))
-		fmt.Fprintln(&b, "Do not start a node again that was stopped or killed: it comes back without its")
-		fmt.Fprintln(&b, "memory, and the others do not count it any more. Stop all of them first.")
+		fmt.Fprintln(&b, "it again: it comes back with its data, and catches up.")
 	}
 	fmt.Fprintln(&b)
 	io.WriteString(stdout, b.String())
@@ -218,6 +232,15 @@ func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 			return
 		}
 	}
+}
+
+// list joins names as people do: a, b and c.
+func list(names []string) string {
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 // curls returns commands to try.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -40,7 +41,36 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+func TestDataDirectories(t *testing.T) {
+	dir := t.TempDir()
+	tests := map[string]struct {
+		args []string
+		want []string
+	}{
+		"three nodes":             {nil, []string{"a.raft", "b.raft", "c.raft"}},
+		"three nodes, elsewhere":  {[]string{"-data", dir}, []string{filepath.Join(dir, "a.raft"), filepath.Join(dir, "b.raft"), filepath.Join(dir, "c.raft")}},
+		"one of them":             {[]string{"-id", "b"}, []string{"b.raft"}},
+		"one of them, elsewhere":  {[]string{"-id", "b", "-data", dir}, []string{dir}},
+		"one of them, of another": {[]string{"-id", "b", "-data", "a.raft"}, []string{"a.raft"}}, // the node refuses it
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			o, err := parseFlags(test.args, io.Discard)
+			require.NoError(t, err)
+			require.Equal(t, test.want, o.dataDirs())
+			for i, m := range o.local {
+				require.Equal(t, test.want[i], o.config(m.id).DataDir)
+			}
+		})
+	}
+	require.Equal(t, "x", list([]string{"x"}))
+	require.Equal(t, "x and y", list([]string{"x", "y"}))
+	require.Equal(t, "x, y and z", list([]string{"x", "y", "z"}))
+}
+
 func TestBadFlagsAreReportedAllAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "a.raft"), 0o777))
 	tests := map[string]struct {
 		args []string
 		want []string
@@ -52,6 +82,8 @@ func TestBadFlagsAreReportedAllAtOnce(t *testing.T) {
 		"other addresses": {[]string{"-id", "a", "-raft", "h:1", "-http", "h:2"}, []string{"-peers has node a at 127.0.0.1:5001", "-peers has node a at 127.0.0.1:8001"}},
 		"twice":           {[]string{"-peers", "a=h:1=h:2,a=h:1=h:1"}, []string{`"a" occurs twice`, `"h:1" occurs twice`}},
 		"bad id":          {[]string{"-peers", "a!=h:1=h:2,b?=h:3=h:4"}, []string{`"a!"`, `"b?"`}},
+		"small segments":  {[]string{"-segment-bytes", "1"}, []string{"SegmentBytes is 1: want 65536"}},
+		"data of all":     {[]string{"-id", "a", "-data", dir}, []string{"node a has its data in " + filepath.Join(dir, "a.raft")}},
 		"many": {[]string{"-id", "z", "-peers", "a=h=h:2,b=h:3,c=:4=h:5,d=h:6=h:0", "x"}, []string{
 			"want flags only", `node "a": address h: missing port`, `"b=h:3": want id=raft=http`,
 			"address :4: want a host and a port", "address h:0: want a host and a port", "-id z",
@@ -71,7 +103,8 @@ func TestBadFlagsAreReportedAllAtOnce(t *testing.T) {
 func TestHelp(t *testing.T) {
 	var stderr bytes.Buffer
 	require.Equal(t, 0, run([]string{"-help"}, io.Discard, &stderr))
-	require.Contains(t, stderr.String(), "must not be started\nagain")
+	require.Contains(t, stderr.String(), "goes\non from there when it is started again")
+	require.Contains(t, stderr.String(), "-data")
 	require.Contains(t, stderr.String(), "-peers")
 }
 
@@ -90,51 +123,93 @@ func TestPortsInUse(t *testing.T) {
 	require.Contains(t, stderr.String(), "choose others with -peers")
 }
 
-// TestOneProcess runs all nodes in this process, over TCP.
-func TestOneProcess(t *testing.T) {
-	t.Parallel()
-	o, err := parseFlags([]string{"-peers", freePeers(t)}, io.Discard)
+// What is wrong with the data is said so that an operator knows what to do.
+func TestDataThatANodeRefuses(t *testing.T) {
+	dir := t.TempDir()
+	start := func(id string) string {
+		args := []string{"-id", id, "-data", dir, "-peers", freePeers(t)}
+		var stderr bytes.Buffer
+		require.Equal(t, 1, run(args, io.Discard, &stderr))
+		require.Contains(t, stderr.String(), "kv_store: node "+id+", data in "+dir+": ")
+		return stderr.String()
+	}
+	o, err := parseFlags([]string{"-id", "a", "-data", dir, "-peers", freePeers(t)}, io.Discard)
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var out safeBuffer
-	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, o, zap.NewNop(), &out) }()
-	await(t, "the greeting", func() bool { return strings.Contains(out.String(), "Ctrl-C stops") })
-	curl := client(t)
-	require.Equal(t, 200, do(t, curl, o.members[0].http, "PUT", "/kv/hello", "world").code)
-	require.Equal(t, "world", do(t, curl, o.members[1].http, "GET", "/kv/hello", "").body)
-	cancel()
-	require.NoError(t, <-ended)
+	_, stop := serveInBackground(t, o)
+	output := start("a")
+	require.Contains(t, output, "data directory is in use")
+	require.Contains(t, output, "end that one, or name another directory with -data")
+	stop()
+
+	require.Contains(t, start("b"), "was given the storage of node a")
+
+	segments, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	require.NoError(t, err)
+	require.NotEmpty(t, segments)
+	whole, err := os.ReadFile(segments[0])
+	require.NoError(t, err)
+	damaged := bytes.Clone(whole)
+	damaged[20] ^= 1
+	require.NoError(t, os.WriteFile(segments[0], damaged, 0o666))
+	output = start("a")
+	require.Contains(t, output, segments[0])
+	require.Contains(t, output, "nothing was changed there")
+	after, err := os.ReadFile(segments[0])
+	require.NoError(t, err)
+	require.Equal(t, damaged, after)
 }
 
-// TestThreeProcesses kills the leader, as a user with three terminals may.
-func TestThreeProcesses(t *testing.T) {
-	t.Parallel()
-	program := filepath.Join(t.TempDir(), "kv_store.exe") // a name that every system runs
-	if output, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
-	}
-	peers := freePeers(t)
-	o, err := parseFlags([]string{"-peers", peers}, io.Discard)
-	require.NoError(t, err)
-	processes := map[raft.NodeID]*process{}
-	for _, m := range o.members {
-		processes[m.id] = startProcess(t, program, "-id", string(m.id), "-raft", m.raft, "-http", m.http, "-peers", peers)
-	}
-	curl := client(t)
-	for _, m := range o.members {
+// serveInBackground runs the nodes of this process until stop is called. It
+// returns once they serve.
+func serveInBackground(t *testing.T, o options) (out *safeBuffer, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	out = new(safeBuffer)
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, o, zap.NewNop(), out) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	for _, m := range o.local {
 		await(t, "node "+string(m.id), func() bool {
-			_, err := status(m.http)
-			return err == nil
+			s, err := status(m.http)
+			return err == nil && s.Applied > 0
 		})
 	}
-	cluster := &testCluster{members: o.members}
-	require.Equal(t, 200, do(t, curl, o.members[0].http, "PUT", "/kv/k", "before").code)
-	require.Equal(t, "before", do(t, curl, o.members[1].http, "GET", "/kv/k", "").body)
+	return out, stop
+}
 
-	leader, followers := cluster.leader(t)
-	processes[leader.id].kill()
+// TestOneProcess runs all nodes in this process, over TCP, and again with the
+// same data.
+func TestOneProcess(t *testing.T) {
+	t.Parallel()
+	o, err := parseFlags([]string{"-peers", freePeers(t), "-data", t.TempDir()}, io.Discard)
+	require.NoError(t, err)
+	curl := client(t)
+	out, stop := serveInBackground(t, o)
+	await(t, "the greeting", func() bool { return strings.Contains(out.String(), "Ctrl-C stops") })
+	require.Equal(t, 200, do(t, curl, o.members[0].http, "PUT", "/kv/hello", "world").code)
+	require.Equal(t, "world", do(t, curl, o.members[1].http, "GET", "/kv/hello", "").body)
+	stop()
+
+	_, stop = serveInBackground(t, o)
+	require.Equal(t, "world", do(t, curl, o.members[2].http, "GET", "/kv/hello", "").body)
+	stop()
+}
+
+// TestThreeProcesses kills the leader and starts it again, as a user with three
+// terminals may.
+func TestThreeProcesses(t *testing.T) {
+	t.Parallel()
+	c := startProcesses(t)
+	curl := client(t)
+	require.Equal(t, 200, do(t, curl, c.members[0].http, "PUT", "/kv/k", "before").code)
+	require.Equal(t, "before", do(t, curl, c.members[1].http, "GET", "/kv/k", "").body)
+
+	leader, followers := (&testCluster{members: c.members}).leader(t)
+	c.kill(leader)
 	killed := time.Now()
 	hasty := client(t, func(c *http.Client) { c.Timeout = time.Second })
 	await(t, "a write after the leader was killed", func() bool {
@@ -146,14 +221,113 @@ func TestThreeProcesses(t *testing.T) {
 	for _, m := range followers {
 		require.Equal(t, "after", do(t, curl, m.http, "GET", "/kv/k", "").body)
 	}
-	await(t, "the two to agree", func() bool {
-		a, errA := status(followers[0].http)
-		b, errB := status(followers[1].http)
-		return errA == nil && errB == nil && a.Applied == b.Applied && a.Leader == b.Leader
-	})
-	for _, m := range followers {
-		require.NoError(t, processes[m.id].interrupt())
+
+	c.start(t, leader)
+	c.awaitEqual(t)
+	require.Equal(t, "after", do(t, curl, leader.http, "GET", "/kv/k", "").body)
+	for _, m := range c.members {
+		require.NoError(t, c.running[m.id].interrupt())
+		require.Contains(t, c.running[m.id].output.String(), "the same command goes on with it")
 	}
+}
+
+// processes are three nodes, each in a process and a data directory of its own.
+type processes struct {
+	program string
+	peers   string
+	dir     string
+	more    []string // flags
+	members []member
+	running map[raft.NodeID]*process // the last one of each node
+}
+
+// startProcesses builds the program and starts the three.
+func startProcesses(t *testing.T, more ...string) *processes {
+	t.Helper()
+	dir := t.TempDir()
+	c := &processes{
+		program: filepath.Join(dir, "kv_store.exe"), // a name that every system runs
+		peers:   freePeers(t), dir: dir, more: more, running: map[raft.NodeID]*process{},
+	}
+	if output, err := exec.Command("go", "build", "-o", c.program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	o, err := parseFlags([]string{"-peers", c.peers}, io.Discard)
+	require.NoError(t, err)
+	c.members = o.members
+	c.start(t, c.members...)
+	return c
+}
+
+// start starts processes, and waits until they serve.
+func (c *processes) start(t *testing.T, members ...member) {
+	t.Helper()
+	for _, m := range members {
+		c.launch(t, m)
+	}
+	for _, m := range members {
+		c.await(t, "node "+string(m.id), func() bool {
+			_, err := status(m.http)
+			return err == nil
+		}, m)
+	}
+}
+
+// launch starts the process of a node, always with the same data.
+func (c *processes) launch(t *testing.T, m member) {
+	t.Helper()
+	c.running[m.id] = startProcess(t, c.program, append([]string{
+		"-id", string(m.id), "-raft", m.raft, "-http", m.http, "-peers", c.peers,
+		"-data", filepath.Join(c.dir, string(m.id)+".raft"),
+	}, c.more...)...)
+}
+
+// kill ends processes, all at once and without their knowing.
+func (c *processes) kill(members ...member) {
+	for _, m := range members {
+		c.running[m.id].command.Process.Kill()
+	}
+	for _, m := range members {
+		<-c.running[m.id].ended
+	}
+}
+
+// await polls until ok, and fails the test if a process that should run has
+// ended.
+func (c *processes) await(t *testing.T, what string, ok func() bool, running ...member) {
+	t.Helper()
+	await(t, what, func() bool {
+		for _, m := range running {
+			p := c.running[m.id]
+			select {
+			case <-p.ended:
+				t.Fatalf("while waiting for %s: the process of node %s has ended: %v\n%s", what, m.id, p.err, &p.output)
+			default:
+			}
+		}
+		return ok()
+	})
+}
+
+// awaitEqual waits until all nodes have applied the same commands.
+func (c *processes) awaitEqual(t *testing.T) {
+	t.Helper()
+	c.await(t, "the nodes to agree", func() bool {
+		var first nodeStatus
+		for i, m := range c.members {
+			s, err := status(m.http)
+			if err != nil || s.Leader == "" {
+				return false
+			}
+			if i == 0 {
+				first = s
+			}
+			if s.Applied != first.Applied || s.Leader != first.Leader {
+				return false
+			}
+		}
+		return true
+	}, c.members...)
 }
 
 // process is a running program.

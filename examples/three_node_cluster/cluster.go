@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ type cluster struct {
 	log     *zap.Logger   // of what the story does itself
 	nodeLog *zap.Logger
 	members map[raft.NodeID]*member // those that run
-	disks   map[raft.NodeID]raft.Storage
+	dir     string                  // has a data directory for each node
 }
 
 // member is one running node.
@@ -74,22 +75,15 @@ type member struct {
 	journal *journal
 }
 
-func newCluster(peers map[raft.NodeID]string, log *zap.Logger) *cluster {
-	c := &cluster{
+func newCluster(peers map[raft.NodeID]string, dir string, log *zap.Logger) *cluster {
+	return &cluster{
 		peers:   peers,
 		ids:     slices.Sorted(maps.Keys(peers)),
 		log:     log.Named("client"),
 		nodeLog: log,
 		members: map[raft.NodeID]*member{},
-		disks:   map[raft.NodeID]raft.Storage{},
+		dir:     dir,
 	}
-	// A node may come back only with the storage that it had: it holds its
-	// vote and its log, which the others rely on. This one is in memory, and
-	// outlives the node but not the process.
-	for _, id := range c.ids {
-		c.disks[id] = raft.NewMemoryStorage()
-	}
-	return c
 }
 
 func (c *cluster) listAddresses() []string {
@@ -110,7 +104,8 @@ func (c *cluster) other(id raft.NodeID) raft.NodeID {
 	panic("no other node runs")
 }
 
-// start makes a node and runs it.
+// start makes a node and runs it. One that ran before comes back with its data
+// directory: that holds its vote and its log, which the others rely on.
 func (c *cluster) start(id raft.NodeID) error {
 	// The transport could listen itself. Doing it here tells a busy port from
 	// other troubles.
@@ -119,7 +114,8 @@ func (c *cluster) start(id raft.NodeID) error {
 		return fmt.Errorf("%s: %w\nif another program uses the port, choose others with -base-port", id, err)
 	}
 	config := raft.NewConfig(id, c.peers[id], c.peers)
-	config.Storage = c.disks[id]
+	config.DataDir = filepath.Join(c.dir, string(id)+".raft")
+	config.SegmentBytes = 1 << 20 // reserved twice for each node: a tour needs little
 	config.Logger = c.nodeLog.Named(string(id))
 	m := &member{journal: new(journal)}
 	transport := raft.NewTCPTransport(c.peers, transportTimeout, raft.WithListener(listener))

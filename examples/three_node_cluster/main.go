@@ -5,6 +5,9 @@
 //
 //	go run ./examples/three_node_cluster
 //
+// The nodes keep their data in a temporary directory, which is removed at the
+// end.
+//
 // main.go has the story, cluster.go how the nodes are made, started, stopped
 // and asked.
 package main
@@ -75,18 +78,23 @@ func addresses(basePort int) map[raft.NodeID]string {
 
 // run makes the tour, and unless that was all goes on until ctx ends.
 func run(ctx context.Context, peers map[raft.NodeID]string, once bool, pause time.Duration, out io.Writer) (err error) {
+	dir, err := os.MkdirTemp("", "three_node_cluster-")
+	if err != nil {
+		return err
+	}
 	// The story and the log share one writer, so that their lines keep their order.
 	locked := zapcore.Lock(zapcore.AddSync(out))
-	s := &story{cluster: newCluster(peers, newLogger(locked)), out: locked, pause: pause}
+	s := &story{cluster: newCluster(peers, dir, newLogger(locked)), out: locked, pause: pause}
 	defer func() {
 		// Not ctx, which may have ended: stopping gets its own time.
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTimeout)
 		defer cancel()
-		if e := s.stopAll(stopping); err == nil {
+		e := errors.Join(s.stopAll(stopping), os.RemoveAll(dir))
+		if err == nil {
 			err = e
 		}
 		if err == nil {
-			s.tell("All nodes have stopped. What they agreed on was in memory, and is gone.")
+			s.tell("All nodes have stopped, and their data is removed: this was a tour.")
 		}
 	}()
 	tour, cancel := context.WithTimeout(ctx, tourTimeout)
@@ -132,9 +140,10 @@ func (s *story) tell(format string, args ...any) {
 // tour is the story.
 func (s *story) tour(ctx context.Context) error {
 	s.tell(`Three nodes start, on %s.
-Their data is in memory in this version. Nobody leads yet: the first whose election
+Each keeps its term, its vote and its log in a directory below
+%s. Nobody leads yet: the first whose election
 timeout runs out asks for pre-votes ("could I win?"), then for votes. With two votes
-of three, its own included, it leads.`, strings.Join(s.listAddresses(), ", "))
+of three, its own included, it leads.`, strings.Join(s.listAddresses(), ", "), s.dir)
 	for _, id := range s.ids {
 		if err := s.start(id); err != nil {
 			return err
@@ -146,7 +155,7 @@ of three, its own included, it leads.`, strings.Join(s.listAddresses(), ", "))
 	}
 
 	s.step(ctx, `%s leads. Commands go to the leader, which sends them to the others. Each is
-committed once it is in the logs of two nodes, and then applied by all three.`, leader)
+committed once it is on the disks of two nodes, and then applied by all three.`, leader)
 	if err := s.deposit(ctx, 1, 3); err != nil {
 		return err
 	}
@@ -166,8 +175,9 @@ have heard nothing for an election timeout, they elect another leader.`, leader)
 		return err
 	}
 
-	s.step(ctx, `%s comes back, with the log that it had. What it missed is sent to it, and it
-applies the whole log to a new, empty state machine.`, leader)
+	s.step(ctx, `%s comes back with its data directory: it knows its term, its vote and its log.
+What it missed is sent to it, and it applies the whole log to a new, empty state
+machine.`, leader)
 	if err := s.start(leader); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -50,6 +51,25 @@ func (b *watchedBuffer) Write(p []byte) (int, error) {
 		b.found()
 	}
 	return b.Buffer.Write(p)
+}
+
+// However it ends, it removes its data.
+func TestLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Setenv("TMP", dir) // on Windows
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, run(ended, freeAddresses(t), false, 0, new(bytes.Buffer)))
+	require.NoError(t, run(t.Context(), freeAddresses(t), true, 0, new(bytes.Buffer)))
+	peers := freeAddresses(t)
+	taken, err := net.Listen("tcp", peers["node2"])
+	require.NoError(t, err)
+	defer taken.Close()
+	require.Error(t, run(t.Context(), peers, true, 0, new(bytes.Buffer)))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
 
 func TestPortInUse(t *testing.T) {
