@@ -35,6 +35,9 @@ const (
 //	POST   /kv/{key}?if-absent  sets the value to the body if there is none, else 409
 //	GET    /status              what this node knows about the cluster
 //
+// The old value of a compare-and-set is a part of the URL. URL and headers
+// together have room for 64 KiB; beyond that the server answers 431 by itself.
+//
 // The key is all that follows /kv/, percent-decoded: any bytes, but at least
 // one. Values are raw bytes too. The body of a 409 is the present value, so
 // that the caller can try again from there.
@@ -67,8 +70,11 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case isKey:
 		a.serveKey(w, r, key)
-	case r.URL.Path == "/status":
+	case r.URL.Path == "/status" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		a.serveStatus(w)
+	case r.URL.Path == "/status":
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for /status: want GET", r.Method))
 	default:
 		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key} or /status"))
 	}

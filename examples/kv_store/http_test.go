@@ -229,6 +229,7 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"POST", "/kv/k?if=x&if=y", "v", 400, "either ?if=old or ?if-absent"},
 		{"POST", "/kv/k?if=%zz", "v", 400, "the query does not parse"},
 		{"PATCH", "/kv/k", "v", 405, "method PATCH"},
+		{"DELETE", "/status", "", 405, "DELETE is not for /status"},
 		{"GET", "/", "", 404, "use /kv/{key} or /status"},
 		{"GET", "/kv", "", 404, "use /kv/{key} or /status"},
 	}

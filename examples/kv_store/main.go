@@ -199,13 +199,16 @@ func (r *replica) run(ctx context.Context, listener net.Listener) error {
 	case err = <-ended: // either failed: neither returns on its own otherwise
 		waiting--
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	// First the requests that are under way, while the node still serves them. A
+	// client that goes on for long is cut off. The node gets its own time.
+	requests, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	// First the requests that are under way, while the node still serves them.
-	if e := r.web.Shutdown(ctx); e != nil {
+	if e := r.web.Shutdown(requests); e != nil {
 		r.web.Close()
 	}
-	err = errors.Join(err, r.node.Stop(ctx))
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err = errors.Join(err, r.node.Stop(stopping))
 	for range waiting {
 		if e := <-ended; !errors.Is(e, http.ErrServerClosed) {
 			err = errors.Join(err, e)

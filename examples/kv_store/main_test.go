@@ -199,6 +199,26 @@ func TestOneProcess(t *testing.T) {
 	stop()
 }
 
+// A client whose request does not end is cut off in the end. That is no failure.
+func TestStopWithARequestThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	o, err := parseFlags([]string{"-data", t.TempDir(), "-peers", freePeers(t)}, io.Discard)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out safeBuffer
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, o, zap.NewNop(), &out) }()
+	await(t, "the greeting", func() bool { return strings.Contains(out.String(), "Ctrl-C stops") })
+	connection, err := net.Dial("tcp", o.members[0].http)
+	require.NoError(t, err)
+	defer connection.Close()
+	_, err = io.WriteString(connection, "PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n1")
+	require.NoError(t, err)
+	time.AfterFunc(100*time.Millisecond, cancel) // the server has begun to read it, or has not: both must end well
+	require.NoError(t, <-ended)
+}
+
 // TestThreeProcesses kills the leader and starts it again, as a user with three
 // terminals may.
 func TestThreeProcesses(t *testing.T) {

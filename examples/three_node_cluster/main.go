@@ -100,10 +100,14 @@ func run(ctx context.Context, peers map[raft.NodeID]string, once bool, pause tim
 	tour, cancel := context.WithTimeout(ctx, tourTimeout)
 	defer cancel()
 	if err := s.tour(tour); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() == nil:
+			return err
+		case once:
+			return errors.New("interrupted before the end of the tour: nothing was compared")
+		default:
 			return nil // Ctrl-C is no failure
 		}
-		return err
 	}
 	if once {
 		return nil

@@ -53,6 +53,15 @@ func (b *watchedBuffer) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
+// A tour that was cut short has compared nothing, and says so.
+func TestInterruptedTourIsAFailure(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &watchedBuffer{want: []byte("Now the leader"), found: cancel}
+	require.ErrorContains(t, run(ctx, freeAddresses(t), true, 0, out), "interrupted before the end")
+}
+
 // However it ends, it removes its data.
 func TestLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
