@@ -10,6 +10,9 @@ import (
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
+// brief reports whether the tests are to take less time.
+func brief() bool { return testing.Short() || raceEnabled }
+
 // crasher does steps to a log, and looks at what a crash at each operation of
 // the disk would leave.
 type crasher struct {
@@ -29,7 +32,7 @@ type crasher struct {
 func newCrasher(t *testing.T, segment int64) *crasher {
 	c := &crasher{t: t, options: inline(segment), scattered: 8, acked: &twin{}, pending: &twin{}}
 	c.over = func(disk *vfs.Memory) vfs.FS { return disk }
-	if testing.Short() || raceEnabled {
+	if brief() {
 		c.scattered = 2
 	}
 	return c
@@ -159,6 +162,9 @@ func workload() []step { return newGenerator(7, 2<<10).steps(200) }
 func TestCrashAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	steps := workload()
+	if brief() {
+		steps = steps[:60]
+	}
 	kinds := make(map[string]int)
 	for _, s := range steps {
 		kinds[strings.Fields(s.String())[0]]++
@@ -166,15 +172,15 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	c := newCrasher(t, 2<<10)
 	names := c.run(steps)
 	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
-	require.Greater(t, names, 15)
+	require.Greater(t, names, len(steps)/15)
 }
 
 // TestCrashInRecovery crashes while it recovers from a crash.
 func TestCrashInRecovery(t *testing.T) {
 	t.Parallel()
 	steps := workload()[:25]
-	if testing.Short() || raceEnabled {
-		steps = steps[:10]
+	if brief() {
+		steps = steps[:4]
 	}
 	c := newCrasher(t, 2<<10)
 	c.scattered, c.deep = 1, true
