@@ -3,6 +3,7 @@ package wal
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,11 +21,13 @@ type crasher struct {
 	options Options
 	over    func(*vfs.Memory) vfs.FS // the log's view of the disk
 
-	scattered int  // how many of the crashes of each operation keep some sectors
-	deep      bool // crash in each recovery too
+	scattered  int  // how many of the crashes of each operation keep some sectors
+	deep       bool // crash in each recovery too
+	background bool // the log does some of its work in the background
 
-	acked   *twin // after the last step that returned
-	pending *twin // after the one under way
+	mu      sync.Mutex // guards what follows: others look at it in the background
+	acked   *twin      // after the last step that returned
+	pending *twin      // after the one under way
 	doing   string
 	cases   int
 }
@@ -43,34 +46,41 @@ func newCrasher(t *testing.T, segment int64) *crasher {
 func (c *crasher) run(steps []step) int {
 	disk := vfs.NewMemory()
 	fs := c.over(disk)
-	busy := false
 	disk.Inject(func(op vfs.Op) error {
-		if op.Number > 0 && !busy { // one that only reads leaves what the next one finds
-			busy = true
+		if op.Number > 0 { // one that only reads leaves what the next one finds
 			c.crash(disk, op)
-			busy = false
 		}
 		return nil
 	})
-	c.doing = "open"
-	log, _, err := Open(fs, "log", c.options)
+	options := c.options
+	options.Inline = !c.background
+	c.now("open", c.acked, c.pending)
+	log, _, err := Open(fs, "log", options)
 	require.NoError(c.t, err)
 	for i, s := range steps {
-		c.doing = fmt.Sprintf("step %d, %v", i, s)
-		c.pending = c.acked.after(s)
-		log, err = take(fs, log, c.options, s)
-		require.NoError(c.t, err, c.doing)
-		c.acked = c.pending
+		doing, next := fmt.Sprintf("step %d, %v", i, s), c.acked.after(s)
+		c.now(doing, c.acked, next)
+		log, err = take(fs, log, options, s)
+		require.NoError(c.t, err, doing)
+		c.now(doing+", done", next, next)
 	}
-	c.doing = "close"
 	require.NoError(c.t, log.Close())
 	disk.Inject(nil)
 	c.crash(disk, vfs.Op{})
 	return int(log.active().number)
 }
 
+// now says what is going on.
+func (c *crasher) now(doing string, acked, pending *twin) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.doing, c.acked, c.pending = doing, acked, pending
+}
+
 // crash looks at everything that a crash at this moment may leave.
 func (c *crasher) crash(disk *vfs.Memory, op vfs.Op) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	at := fmt.Sprintf("%s, crash at %v", c.doing, op)
 	for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashKill} {
 		c.survive(disk.CrashClone(mode, 0), fmt.Sprintf("%s: %v", at, mode))
@@ -137,14 +147,11 @@ func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
 	disk = disk.CrashClone(vfs.CrashKill, 0)
 	c.deep = false
 	defer func() { c.deep = true }()
-	busy := false
 	disk.Inject(func(op vfs.Op) error {
-		if op.Number > 0 && !busy {
-			busy = true
+		if op.Number > 0 {
 			for i, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKill, vfs.CrashScatter, vfs.CrashScatter, vfs.CrashTear} {
 				c.survive(disk.CrashClone(mode, uint64(i)), fmt.Sprintf("%s, crash of the recovery at %v: %v", at, op, mode))
 			}
-			busy = false
 		}
 		return nil
 	})
@@ -173,6 +180,20 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	names := c.run(steps)
 	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
 	require.Greater(t, names, len(steps)/15)
+}
+
+// TestCrashWithBackground is that of a log which makes and removes files in the
+// background.
+func TestCrashWithBackground(t *testing.T) {
+	t.Parallel()
+	steps := workload()
+	if brief() {
+		steps = steps[:40]
+	}
+	c := newCrasher(t, 2<<10)
+	c.scattered, c.background = 2, true
+	c.run(steps)
+	t.Logf("%d crashes, all recovered", c.cases)
 }
 
 // TestCrashInRecovery crashes while it recovers from a crash.
