@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,22 +191,27 @@ func fill(b *testing.B, dir string, count int) {
 	require.NoError(b, log.Close())
 }
 
-// watchHeap looks how much memory there is from the system, until it is told to
-// end.
+// watchHeap looks every millisecond how much memory is in use, until it is told
+// to end.
 func watchHeap(most *uint64) (done func()) {
-	var stop atomic.Bool
-	ended := make(chan struct{})
+	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
+		ticker := time.NewTicker(time.Millisecond)
+		defer ticker.Stop()
 		var stats runtime.MemStats
-		for !stop.Load() {
+		for {
 			runtime.ReadMemStats(&stats)
 			*most = max(*most, stats.HeapInuse+stats.StackInuse)
-			time.Sleep(time.Millisecond)
+			select {
+			case <-ticker.C:
+			case <-stop:
+				return
+			}
 		}
 	}()
 	return func() {
-		stop.Store(true)
+		close(stop)
 		<-ended
 	}
 }

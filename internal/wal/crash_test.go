@@ -3,12 +3,16 @@ package wal
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
+
+// brief reports whether the tests are to take less time.
+func brief() bool { return testing.Short() || raceEnabled }
 
 // crasher does steps to a log, and looks at what a crash at each operation of
 // the disk would leave.
@@ -17,11 +21,13 @@ type crasher struct {
 	options Options
 	over    func(*vfs.Memory) vfs.FS // the log's view of the disk
 
-	scattered int  // how many of the crashes of each operation keep some sectors
-	deep      bool // crash in each recovery too
+	scattered  int  // how many of the crashes of each operation keep some sectors
+	deep       bool // crash in each recovery too
+	background bool // the log does some of its work in the background
 
-	acked   *twin // after the last step that returned
-	pending *twin // after the one under way
+	mu      sync.Mutex // guards what follows: others look at it in the background
+	acked   *twin      // after the last step that returned
+	pending *twin      // after the one under way
 	doing   string
 	cases   int
 }
@@ -29,7 +35,7 @@ type crasher struct {
 func newCrasher(t *testing.T, segment int64) *crasher {
 	c := &crasher{t: t, options: inline(segment), scattered: 8, acked: &twin{}, pending: &twin{}}
 	c.over = func(disk *vfs.Memory) vfs.FS { return disk }
-	if testing.Short() || raceEnabled {
+	if brief() {
 		c.scattered = 2
 	}
 	return c
@@ -40,34 +46,41 @@ func newCrasher(t *testing.T, segment int64) *crasher {
 func (c *crasher) run(steps []step) int {
 	disk := vfs.NewMemory()
 	fs := c.over(disk)
-	busy := false
 	disk.Inject(func(op vfs.Op) error {
-		if op.Number > 0 && !busy { // one that only reads leaves what the next one finds
-			busy = true
+		if op.Number > 0 { // one that only reads leaves what the next one finds
 			c.crash(disk, op)
-			busy = false
 		}
 		return nil
 	})
-	c.doing = "open"
-	log, _, err := Open(fs, "log", c.options)
+	options := c.options
+	options.Inline = !c.background
+	c.now("open", c.acked, c.pending)
+	log, _, err := Open(fs, "log", options)
 	require.NoError(c.t, err)
 	for i, s := range steps {
-		c.doing = fmt.Sprintf("step %d, %v", i, s)
-		c.pending = c.acked.after(s)
-		log, err = take(fs, log, c.options, s)
-		require.NoError(c.t, err, c.doing)
-		c.acked = c.pending
+		doing, next := fmt.Sprintf("step %d, %v", i, s), c.acked.after(s)
+		c.now(doing, c.acked, next)
+		log, err = take(fs, log, options, s)
+		require.NoError(c.t, err, doing)
+		c.now(doing+", done", next, next)
 	}
-	c.doing = "close"
 	require.NoError(c.t, log.Close())
 	disk.Inject(nil)
 	c.crash(disk, vfs.Op{})
 	return int(log.active().number)
 }
 
+// now says what is going on.
+func (c *crasher) now(doing string, acked, pending *twin) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.doing, c.acked, c.pending = doing, acked, pending
+}
+
 // crash looks at everything that a crash at this moment may leave.
 func (c *crasher) crash(disk *vfs.Memory, op vfs.Op) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	at := fmt.Sprintf("%s, crash at %v", c.doing, op)
 	for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashKill} {
 		c.survive(disk.CrashClone(mode, 0), fmt.Sprintf("%s: %v", at, mode))
@@ -134,14 +147,11 @@ func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
 	disk = disk.CrashClone(vfs.CrashKill, 0)
 	c.deep = false
 	defer func() { c.deep = true }()
-	busy := false
 	disk.Inject(func(op vfs.Op) error {
-		if op.Number > 0 && !busy {
-			busy = true
+		if op.Number > 0 {
 			for i, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKill, vfs.CrashScatter, vfs.CrashScatter, vfs.CrashTear} {
 				c.survive(disk.CrashClone(mode, uint64(i)), fmt.Sprintf("%s, crash of the recovery at %v: %v", at, op, mode))
 			}
-			busy = false
 		}
 		return nil
 	})
@@ -159,6 +169,9 @@ func workload() []step { return newGenerator(7, 2<<10).steps(200) }
 func TestCrashAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	steps := workload()
+	if brief() {
+		steps = steps[:60]
+	}
 	kinds := make(map[string]int)
 	for _, s := range steps {
 		kinds[strings.Fields(s.String())[0]]++
@@ -166,15 +179,29 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	c := newCrasher(t, 2<<10)
 	names := c.run(steps)
 	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
-	require.Greater(t, names, 15)
+	require.Greater(t, names, len(steps)/15)
+}
+
+// TestCrashWithBackground is that of a log which makes and removes files in the
+// background.
+func TestCrashWithBackground(t *testing.T) {
+	t.Parallel()
+	steps := workload()
+	if brief() {
+		steps = steps[:40]
+	}
+	c := newCrasher(t, 2<<10)
+	c.scattered, c.background = 2, true
+	c.run(steps)
+	t.Logf("%d crashes, all recovered", c.cases)
 }
 
 // TestCrashInRecovery crashes while it recovers from a crash.
 func TestCrashInRecovery(t *testing.T) {
 	t.Parallel()
 	steps := workload()[:25]
-	if testing.Short() || raceEnabled {
-		steps = steps[:10]
+	if brief() {
+		steps = steps[:4]
 	}
 	c := newCrasher(t, 2<<10)
 	c.scattered, c.deep = 1, true

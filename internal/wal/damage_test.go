@@ -216,7 +216,7 @@ func (s *specimen) fates(name string) []fate {
 func TestD2EveryBit(t *testing.T) {
 	t.Parallel()
 	stride := 1
-	if testing.Short() || raceEnabled {
+	if brief() {
 		stride = 23
 	}
 	flips, refused := 0, 0
@@ -246,7 +246,7 @@ func TestD2EveryBit(t *testing.T) {
 func TestD4EveryLength(t *testing.T) {
 	t.Parallel()
 	stride := 1
-	if testing.Short() || raceEnabled {
+	if brief() {
 		stride = 13
 	}
 	for _, s := range specimens(t) {

@@ -93,7 +93,7 @@
 // batch that is not whole ends the log, if nothing says that it was durable: no
 // batch behind it whose synced-through reaches it, no seal, no later segment.
 // Otherwise data was lost, and [CorruptError] says where. The same goes for a
-// file that is shorter than it was made, and for missing or exchanged files.
+// file that is not as long as it was made, and for missing or exchanged files.
 //
 // Then the rest of the last file is filled with zeros, and its last batch is
 // written again, since it counts from now on: nothing says that it is durable. If

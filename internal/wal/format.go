@@ -40,8 +40,8 @@ const runRecordBytes = 1 + 8 + 8 + 4 + 4 + 4
 const maxStateBytes = 1 << 20
 
 // maxRecordsBytes bounds the records of a batch, which recovery holds in memory:
-// the largest state, and some hundred thousand runs.
-const maxRecordsBytes = 8 << 20
+// the largest state, and a hundred thousand runs.
+const maxRecordsBytes = 4 << 20
 
 // maxSegmentBytes is how long a file may be: positions in it have 32 bits.
 const maxSegmentBytes = math.MaxUint32

@@ -286,7 +286,7 @@ func take(fs vfs.FS, log *Log, options Options, s step) (*Log, error) {
 // each step.
 func TestModel(t *testing.T) {
 	runs, steps := 40, 150
-	if testing.Short() || raceEnabled {
+	if brief() {
 		runs, steps = 8, 80
 	}
 	for seed := range uint64(runs) {

@@ -50,7 +50,7 @@ func TestD13ShortWrite(t *testing.T) {
 func failEach(t *testing.T, keep bool, failure func(n int) func(vfs.Op) error) {
 	steps := newGenerator(3, 1<<10).steps(60)
 	stride := 1
-	if testing.Short() || raceEnabled {
+	if brief() {
 		stride = 7
 	}
 	for n := 1; ; n += stride {
@@ -125,7 +125,11 @@ func TestD2Garbage(t *testing.T) {
 	all := batches(whole)
 	torn := all[len(all)-1]
 	random := rand.New(rand.NewPCG(1, 1))
-	for seed := range 3000 {
+	rounds := 3000
+	if brief() {
+		rounds = 300
+	}
+	for seed := range rounds {
 		file := slices.Clone(whole)
 		for at := torn.at; at < torn.end()+1024; at = (at/512 + 1) * 512 {
 			end := min((at/512+1)*512, torn.end()+1024)
@@ -219,7 +223,7 @@ func TestD5NamesAreDurable(t *testing.T) {
 // starts after that.
 func TestD6FirstStart(t *testing.T) {
 	c := newCrasher(t, 1<<10)
-	c.scattered, c.deep = 6, true
+	c.scattered, c.deep = min(6, c.scattered), true
 	c.run(nil)
 }
 
@@ -233,7 +237,7 @@ func TestD9LargeEntries(t *testing.T) {
 	for fits := segment - headerBytes - int(sealBytes) - overhead - 10; fits < segment-headerBytes-overhead+10; fits += 5 {
 		sizes = append(sizes, fits)
 	}
-	if testing.Short() || raceEnabled {
+	if brief() {
 		sizes = sizes[:10]
 	}
 	var steps []step
@@ -275,7 +279,7 @@ func TestD9SegmentsAreUsed(t *testing.T) {
 func TestD10FullDisk(t *testing.T) {
 	steps := newGenerator(5, 1<<10).steps(40)
 	stride := int64(97)
-	if testing.Short() || raceEnabled {
+	if brief() {
 		stride = 997
 	}
 	capacity := int64(1)
@@ -372,8 +376,8 @@ func chop(call func([]byte, int64) (int, error), b []byte, offset int64) (int, e
 func TestD13ChoppyDisk(t *testing.T) {
 	t.Parallel()
 	steps := newGenerator(11, 1<<10).steps(8)
-	if testing.Short() || raceEnabled {
-		steps = steps[:8]
+	if brief() {
+		steps = steps[:3]
 	}
 	c := newCrasher(t, 1<<10)
 	c.scattered = 2
@@ -452,7 +456,7 @@ func TestE3TermAndVoteTogether(t *testing.T) {
 		steps = append(steps, step{batch: Batch{State: []byte(state)}})
 	}
 	c := newCrasher(t, 1<<10)
-	c.scattered, c.deep = 4, true
+	c.scattered, c.deep = min(4, c.scattered), true
 	c.run(steps)
 }
 
