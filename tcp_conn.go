@@ -53,6 +53,10 @@ const (
 
 	maxErrorText = 1 << 10
 
+	// A timeout that is shorter counts as this one where it is about silence. So
+	// no peer can make this node send without a pause.
+	leastTimeout = 50 * time.Millisecond
+
 	// How many requests of one connection may be running at once. Each kind of
 	// work has its own bound, so that none starves the others.
 	maxUrgentCalls  = 64
@@ -77,6 +81,7 @@ type tcpConn struct {
 	peer      NodeID
 	address   string
 	bulk      bool
+	pace      time.Duration   // something is written at least this often
 	inbound   bool            // set by serve
 	ctx       context.Context // of handlers; ends when the connection breaks
 	cancel    context.CancelFunc
@@ -126,9 +131,12 @@ const (
 	callDropped = 2 // it will certainly not
 )
 
-func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader) *tcpConn {
+// newTCPConn returns a connection to a peer that has told its timeout, in
+// microseconds, or 0.
+func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, peerTimeout uint64) *tcpConn {
 	c := &tcpConn{
 		transport: t, socket: socket, raw: raw, reader: reader,
+		pace:         keepAlivePace(t.timeout, peerTimeout),
 		wake:         make(chan struct{}, 1),
 		urgentCalls:  callBound{maxCalls: maxUrgentCalls},
 		bulkCalls:    callBound{maxCalls: maxBulkCalls},
@@ -138,6 +146,15 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader) *tc
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
+}
+
+// keepAlivePace is half of the shorter timeout: the side that has it takes a
+// connection for broken that is silent for one and a half of it.
+func keepAlivePace(own time.Duration, peer uint64) time.Duration {
+	if peer > 0 && peer < uint64(own.Microseconds()) {
+		own = time.Duration(peer) * time.Microsecond
+	}
+	return max(own, leastTimeout) / 2
 }
 
 // fail breaks the connection; the reader does the rest. Only the first cause counts.
@@ -175,7 +192,7 @@ func (c *tcpConn) readFrames(receive func(kind, id uint64, message []byte, size 
 	defer writer.Wait()
 
 	t := c.transport
-	silence := t.timeout + t.timeout/2
+	silence := max(t.timeout, leastTimeout) * 3 / 2
 	gate := wire.Gate{
 		Extend: func() error { return c.socket.SetReadDeadline(time.Now().Add(silence)) },
 		Reserve: func(bytes int) error {
@@ -524,7 +541,7 @@ func (c *tcpConn) detach(stream *tcpStream) {
 // writeFrames is the writer: it encodes what is queued into one buffer and
 // writes it, many small frames at once.
 func (c *tcpConn) writeFrames() {
-	alive := time.NewTicker(c.transport.timeout / 4)
+	alive := time.NewTicker(c.pace / 2)
 	defer alive.Stop()
 	w := frameWriter{conn: c}
 	quiet := false // nothing was written since the last tick

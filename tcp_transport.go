@@ -26,9 +26,11 @@ import (
 //
 // A connection is made when it is first needed, and again after it broke, with
 // an exponential back-off between failures of at most half the timeout and at
-// most 250 ms. While it lasts calls fail at once, with [ErrUnreachable]. Each
-// side sends a small frame at least every half of the timeout; a side that has
-// heard nothing for one and a half timeouts takes the connection for broken.
+// most 250 ms. While it lasts calls fail at once, with [ErrUnreachable]. A
+// side that has heard nothing for one and a half of its timeouts takes the
+// connection for broken. The two sides tell each other their timeouts, which may
+// differ, and each sends something at least every half of the shorter one; in
+// this a timeout below 50 ms counts as 50 ms.
 //
 // Each connection starts with a handshake. It refuses peers of another cluster,
 // connections meant for another node, and other versions of the protocol, with a
@@ -428,7 +430,7 @@ func (t *TCPTransport) serve(socket net.Conn, service *tcpService) {
 		return
 	}
 	t.stats.accepted.Add(1)
-	conn := newTCPConn(t, secured, socket, reader)
+	conn := newTCPConn(t, secured, socket, reader, hello.Timeout)
 	conn.peer, conn.address, conn.bulk = NodeID(hello.From), socket.RemoteAddr().String(), hello.Purpose == wire.PurposeBulk
 	service.local.Logger.Debug("accepted a connection", zap.String("peer", hello.From), zap.Stringer("remote", socket.RemoteAddr()))
 	err = conn.serve(service.handler)
@@ -471,7 +473,7 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 		refuse(secured, &wire.Refusal{Code: uint64(CodeOf(err)), Reason: err.Error()})
 		return nil, nil, hello, err
 	}
-	welcome := wire.Welcome{Version: version, Incarnation: service.local.Incarnation}
+	welcome := wire.Welcome{Version: version, Incarnation: service.local.Incarnation, Timeout: uint64(t.timeout.Microseconds())}
 	if _, err := secured.Write(welcome.Append(nil)); err != nil {
 		return nil, nil, hello, err
 	}
@@ -529,7 +531,7 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		return nil, err
 	}
 	interrupted := context.AfterFunc(ctx, func() { socket.Close() })
-	secured, reader, err := t.sendHello(ctx, socket, peer, address, purpose)
+	secured, reader, welcome, err := t.sendHello(ctx, socket, peer, address, purpose)
 	if !interrupted() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -548,16 +550,16 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		}
 		return nil, err
 	}
-	conn := newTCPConn(t, secured, socket, reader)
+	conn := newTCPConn(t, secured, socket, reader, welcome.Timeout)
 	conn.peer, conn.address, conn.bulk = peer, address, purpose == wire.PurposeBulk
 	return conn, nil
 }
 
 // sendHello does the dialing side's part of the handshake.
-func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer NodeID, address string, purpose uint64) (net.Conn, *bufio.Reader, error) {
+func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer NodeID, address string, purpose uint64) (net.Conn, *bufio.Reader, *wire.Welcome, error) {
 	deadline, _ := ctx.Deadline()
 	if err := socket.SetDeadline(deadline); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	secured := socket
 	if config := t.options.tls; config != nil {
@@ -572,7 +574,7 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 			err = errors.New("this node speaks TLS, the peer does not")
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("handshake: %w", err)
+			return nil, nil, nil, fmt.Errorf("handshake: %w", err)
 		}
 		secured = session
 	}
@@ -580,22 +582,22 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 	hello := wire.Hello{
 		MinVersion: wire.MinVersion, MaxVersion: wire.MaxVersion,
 		Fingerprint: local.Fingerprint, From: string(local.ID), To: string(peer),
-		Incarnation: local.Incarnation, Purpose: purpose,
+		Incarnation: local.Incarnation, Purpose: purpose, Timeout: uint64(t.timeout.Microseconds()),
 	}
 	if _, err := secured.Write(hello.Append(nil)); err != nil {
-		return nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, nil, fmt.Errorf("handshake: %w", err)
 	}
 	reader := bufio.NewReaderSize(secured, readBuffer)
 	welcome, err := wire.ReadWelcome(reader)
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, nil, errors.New("handshake: the peer closed the connection without a word")
+		return nil, nil, nil, errors.New("handshake: the peer closed the connection without a word")
 	case err != nil:
-		return nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, nil, fmt.Errorf("handshake: %w", err)
 	case welcome.Version < wire.MinVersion || welcome.Version > wire.MaxVersion:
-		return nil, nil, fmt.Errorf("handshake: the peer chose version %d of the protocol, which this node does not speak", welcome.Version)
+		return nil, nil, nil, fmt.Errorf("handshake: the peer chose version %d of the protocol, which this node does not speak", welcome.Version)
 	}
-	return secured, reader, nil
+	return secured, reader, welcome, nil
 }
 
 // link returns the link to a peer for one purpose.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -274,6 +276,70 @@ func TestTCPIdleConnectionStays(t *testing.T) {
 	require.NoError(t, a.beat(t, b))
 	if a.tcp.Stats().Dialed > 1 { // it may have broken where the machine is too busy for the timeout
 		assert.NotZero(t, a.logs.Len()+b.logs.Len())
+	}
+}
+
+// A side with a long timeout speaks often enough for one with a short timeout.
+func TestTCPTimeoutsMayDiffer(t *testing.T) {
+	const ms = time.Millisecond
+	for _, timeouts := range [][2]time.Duration{{125 * ms, 500 * ms}, {500 * ms, 125 * ms}, {5 * ms, time.Second}, {time.Second, 5 * ms}, {time.Minute, time.Second}} {
+		t.Run(fmt.Sprint(timeouts), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b, _ := startPipePair(t, timeouts[0], timeouts[1])
+				a.contact(t, b)
+				time.Sleep(2 * time.Minute)
+				stats := a.tcp.Stats()
+				assert.EqualValues(t, 2, stats.Dialed, "idle connections stay")
+				assert.Equal(t, 2, stats.Connections)
+				assert.Zero(t, a.logs.Len()+b.logs.Len())
+				a.contact(t, b)
+				assert.EqualValues(t, 2, a.tcp.Stats().Dialed)
+			})
+		})
+	}
+}
+
+// What a peer says about its timeout changes how often this side speaks, within
+// bounds.
+func TestTCPPeerSetsThePace(t *testing.T) {
+	for told, frames := range map[time.Duration]int{
+		0:                      20, // it did not say: half of this side's own, a second
+		time.Hour:              20,
+		200 * time.Millisecond: 100,
+		time.Microsecond:       400, // half of leastTimeout: it cannot make this side send all the time
+	} {
+		t.Run(told.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, b, network := startPipePair(t, time.Second, time.Second)
+				conn, err := network.dialer("raw")(t.Context(), b.local.Address)
+				require.NoError(t, err)
+				defer conn.Close()
+				peer := &rawPeer{conn, bufio.NewReader(conn)}
+				hello := helloFor(b, wire.PurposeControl)
+				hello.Timeout = uint64(told.Microseconds())
+				_, err = peer.Write(hello.Append(nil))
+				require.NoError(t, err)
+				welcome, err := wire.ReadWelcome(peer.r)
+				require.NoError(t, err)
+				assert.EqualValues(t, 1_000_000, welcome.Timeout)
+
+				var beats sync.WaitGroup
+				defer beats.Wait()
+				beats.Go(func() {
+					alive := rawFrame(t, kindAlive, 0, []byte{0x90})
+					for _, err := peer.Write(alive); err == nil; _, err = peer.Write(alive) {
+						time.Sleep(time.Second)
+					}
+				})
+				defer conn.Close()
+				got := 0
+				for end := time.Now().Add(10 * time.Second); time.Now().Before(end); got++ {
+					_, err := wire.ReadFrame(peer.r, &wire.Gate{})
+					require.NoError(t, err)
+				}
+				assert.InDelta(t, frames, got, 2)
+			})
+		})
 	}
 }
 
