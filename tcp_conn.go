@@ -499,13 +499,23 @@ func (c *tcpConn) end() {
 		close(call.done)
 	}
 	for stream := range streams {
-		stream.shut(fmt.Errorf("raft: connection to %s at %s broke: %w", c.peer, c.address, cause))
+		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %v", c.peer, c.address, cause), cause})
 	}
 }
 
 func (c *tcpConn) brokenAfterSending(cause error) error {
-	return fmt.Errorf("raft: connection to %s at %s broke after the request was sent: %w", c.peer, c.address, cause)
+	return &lostError{fmt.Sprintf("raft: connection to %s at %s broke after the request was sent: %v", c.peer, c.address, cause), cause}
 }
+
+// lostError is the end of requests whose connection broke. The cause may be
+// about another request: then it says nothing about how these ended.
+type lostError struct {
+	text  string
+	cause error
+}
+
+func (e *lostError) Error() string { return e.text }
+func (e *lostError) Unwrap() error { return unclassified(e.cause) }
 
 // attach makes the connection tell stream about its end.
 func (c *tcpConn) attach(stream *tcpStream) error {
@@ -655,7 +665,7 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 	switch {
 	case out.call == nil: // a response
 		w.add(&outgoing{kind: kindError, id: out.id, code: CodeOf(err), text: err.Error()[:min(len(err.Error()), maxErrorText)]})
-	case out.call.stream != nil: // its later requests must not overtake this one
+	case out.call.stream != nil: // its later requests must not overtake this one; Send lets none pass that is too large
 		w.err = fmt.Errorf("cannot send a request: %w", err)
 	default:
 		c.mu.Lock()

@@ -335,7 +335,7 @@ func callTCP[R any, P interface {
 
 // unreachable wraps the reason why a request was not handed over.
 func unreachable(peer NodeID, address string, cause error) error {
-	return fmt.Errorf("%w: %s at %s: %w", ErrUnreachable, peer, address, cause)
+	return fmt.Errorf("%w: %w", ErrUnreachable, &lostError{fmt.Sprintf("%s at %s: %v", peer, address, cause), cause})
 }
 
 // start runs task on a goroutine that Close waits for, unless the transport is

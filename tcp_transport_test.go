@@ -544,6 +544,85 @@ func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
 	assert.Error(t, awaitValue(t, events.closed, "the end of the stream"))
 }
 
+// What is wrong with one request says nothing about those that share its
+// connection: the peer may be working on them.
+func TestTCPCauseOfABreakIsNotTheOutcomeOfOthers(t *testing.T) {
+	for _, sentinel := range []error{ErrTooLarge, ErrOutcomeUnknown, &ApplyError{1, errors.New("no")}} {
+		a, b := startTCPPair(t, 20*time.Second)
+		entered := make(chan bool, 2)
+		b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
+			entered <- true
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		b.handler.begin = func(*AppendEntries, func(*AppendResponse, error)) { entered <- true }
+		called := make(chan error, 1)
+		go func() {
+			_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
+			called <- err
+		}()
+		stream, events := openTestStream(a.transportNode, b.id)
+		require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x")))
+		awaitValue(t, entered, "the first request")
+		awaitValue(t, entered, "the second request")
+		link, err := a.tcp.link(b.id, wire.PurposeBulk)
+		require.NoError(t, err)
+		conn, err := link.connection(testContext(t))
+		require.NoError(t, err)
+		conn.fail(fmt.Errorf("%w: a third request", sentinel))
+		for _, err := range []error{awaitValue(t, called, "the end of the call"), awaitValue(t, events.closed, "the end of the stream")} {
+			assert.ErrorContains(t, err, "a third request")
+			assert.NotErrorIs(t, err, sentinel)
+			assert.NotErrorIs(t, err, ErrNotAccepted)
+		}
+		// While there is no connection nothing is handed over, whatever became of others.
+		_, err = conn.request(&tcpCall{kind: kindVote}, new(VoteRequest), 0)
+		err = unreachable(b.id, b.local.Address, err)
+		assert.ErrorIs(t, err, ErrUnreachable)
+		assert.NotErrorIs(t, err, sentinel)
+	}
+}
+
+// A request that no frame can hold is refused, and disturbs no other.
+func TestTCPTooLargeAppendIsRefused(t *testing.T) {
+	a, b := startTCPPair(t, 20*time.Second)
+	entered, release := make(chan bool, 1), make(chan bool)
+	b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
+		entered <- true
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return &SnapshotResponse{Next: 7}, nil
+	}
+	called := make(chan error, 1)
+	go func() {
+		_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
+		called <- err
+	}()
+	awaitValue(t, entered, "the snapshot")
+	huge := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", wire.MaxFrame))
+	stream, events := openTestStream(a.transportNode, b.id)
+	defer stream.Close()
+	assert.False(t, stream.Send(huge))
+	require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x")))
+	assert.Equal(t, Index(1), awaitValue(t, events.responses, "a response").Match)
+	_, err := a.CallAppend(testContext(t), b.id, huge)
+	assert.ErrorIs(t, err, ErrTooLarge)
+	close(release)
+	assert.NoError(t, awaitValue(t, called, "the end of the snapshot"))
+	assert.Empty(t, events.closed)
+
+	// What Send takes at the most fits into a frame.
+	largest := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", maxStreamed-20))
+	largest.LeaderAddress = strings.Repeat("l", maxAddressBytes)
+	largest.From, largest.To = NodeID(strings.Repeat("f", maxIDBytes)), NodeID(strings.Repeat("t", maxIDBytes))
+	body, err := largest.AppendBinary(wire.BeginFrame(nil, kindStreamedAppend, 1<<63))
+	require.NoError(t, err)
+	assert.LessOrEqual(t, largest.Entries.encodedSize(), maxStreamed)
+	assert.NoError(t, wire.EndFrame(body, 0))
+}
+
 func TestTCPAddressChange(t *testing.T) {
 	a, b := startTCPPair(t, time.Second)
 	proxy := throughProxy(t, a, b)
