@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"math"
 )
 
 // Errors of a proposal that is certainly not in the log. All of them match
@@ -221,6 +222,15 @@ var codes = []struct {
 	{CodeWrongNode, ErrWrongNode},
 	{CodeOtherDisk, ErrOtherDisk},
 	{CodeInvalidMessage, ErrInvalidMessage},
+}
+
+// codeOnWire is the code that a peer sent. No number that is out of range must
+// be taken for one that means something.
+func codeOnWire(n uint64) ErrorCode {
+	if n > math.MaxUint16 {
+		return CodeInternal
+	}
+	return ErrorCode(n)
 }
 
 // CodeOf returns the code of err: CodeOK for nil, CodeInternal for an error

@@ -466,7 +466,7 @@ func (c *tcpConn) decodeResponse(call *tcpCall, kind uint64, message []byte) (an
 	case kindError:
 		r := wire.NewReader(message)
 		fields := r.ArrayLen()
-		remote := &RemoteError{Peer: c.peer, Code: ErrorCode(r.Uint()), Message: r.String(maxErrorText)}
+		remote := &RemoteError{Peer: c.peer, Code: codeOnWire(r.Uint()), Message: r.String(maxErrorText)}
 		if fields < 2 {
 			r.Fail("an error has too few fields")
 		}

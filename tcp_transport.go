@@ -546,7 +546,7 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		var refusal *wire.Refusal
 		if errors.As(err, &refusal) {
 			t.stats.handshakesRefused.Add(1)
-			err = &RemoteError{Peer: peer, Code: ErrorCode(refusal.Code), Message: refusal.Reason}
+			err = &RemoteError{Peer: peer, Code: codeOnWire(refusal.Code), Message: refusal.Reason}
 		}
 		return nil, err
 	}

@@ -961,6 +961,7 @@ func TestTCPBadResponses(t *testing.T) {
 		"unsupported":  {kindError, "\x92\x0a\xa2no", ErrUnsupported, false},
 		"later error":  {kindError, "\x93\x0a\xa2no\xc0", ErrUnsupported, false},
 		"unknown code": {kindError, "\x92\xcd\x10\x10\xa2no", nil, false},
+		"huge code":    {kindError, "\x92\xce\x00\x01\x00\x02\xa2no", nil, false}, // 65538, not CodeNotAccepted
 		"no error":     {kindError, "\x90", ErrInvalidMessage, true},
 		"other kind":   {kindVote + kindResponse, "\x90", ErrInvalidMessage, true},
 		"nil fields":   {kindHeartbeat + kindResponse, "\x93\xc0\xc0\xc0", ErrInvalidMessage, true},
@@ -996,6 +997,28 @@ func TestTCPBadResponses(t *testing.T) {
 			assert.Empty(t, ended, name)
 		}
 	}
+}
+
+// A refusal's code is not cut to its low bits either.
+func TestTCPRefusalWithAHugeCode(t *testing.T) {
+	first, _ := newTCPPair(t, time.Second)
+	a := startTCP(t, first)
+	listener := listen(t)
+	a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		wire.ReadHello(bufio.NewReader(conn))
+		conn.Write((&wire.Refusal{Code: 1<<16 + uint64(CodeOutcomeUnknown), Reason: "no"}).Append(nil))
+	}()
+	_, err := a.CallHeartbeat(testContext(t), "raw", &Heartbeat{Header: Header{From: "a", To: "raw"}})
+	assert.ErrorIs(t, err, ErrUnreachable)
+	var remote *RemoteError
+	require.ErrorAs(t, err, &remote)
+	assert.Equal(t, CodeInternal, remote.Code)
 }
 
 // testCertificate is a TLS config for nodes at 127.0.0.1 that trust one another.
