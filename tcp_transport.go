@@ -80,13 +80,17 @@ const (
 	lastRetry  = 250 * time.Millisecond
 )
 
-var errTransportClosed = errors.New("this node's transport is closed")
+var (
+	errTransportClosed = errors.New("this node's transport is closed")
+	errNoTLSConfig     = errors.New("WithTLS was given no config: give it one, or leave WithTLS out if connections may be plain text")
+)
 
 // TCPOption is an option of [NewTCPTransport].
 type TCPOption func(*tcpOptions)
 
 type tcpOptions struct {
 	tls            *tls.Config
+	misuse         error // of an option: the transport does nothing else but return it
 	listener       net.Listener
 	dial           func(ctx context.Context, address string) (net.Conn, error)
 	receiveBudget  int
@@ -99,9 +103,14 @@ type tcpOptions struct {
 // check the peers that it dials, ClientAuth and ClientCAs to check those that
 // dial it. Set ClientAuth to tls.RequireAndVerifyClientCert, else anyone may
 // connect. Where ServerName is empty, the host of the peer's address is expected
-// in its certificate. A node with TLS and one without refuse each other.
+// in its certificate. A node with TLS and one without refuse each other. With a
+// nil config Serve and all calls fail: who asked for TLS must not get plain text.
 func WithTLS(config *tls.Config) TCPOption {
-	return func(o *tcpOptions) { o.tls = config }
+	return func(o *tcpOptions) {
+		if o.tls = config; config == nil {
+			o.misuse = errNoTLSConfig
+		}
+	}
 }
 
 // WithListener makes Serve accept from listener in place of listening on the
@@ -186,6 +195,9 @@ func (t *TCPTransport) Serve(local Local, handler Handler) error {
 	defer t.mu.Unlock()
 	if t.closed {
 		return fmt.Errorf("raft: cannot serve: %w", errTransportClosed)
+	}
+	if t.options.misuse != nil {
+		return fmt.Errorf("raft: cannot serve: %w", t.options.misuse)
 	}
 	if t.listener != nil {
 		return errors.New("raft: Serve was called before: a transport serves one node, once")
@@ -611,6 +623,8 @@ func (t *TCPTransport) link(peer NodeID, purpose uint64) (*tcpLink, error) {
 	switch address, known := t.addresses[peer]; {
 	case t.closed:
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, peer, errTransportClosed)
+	case t.options.misuse != nil:
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, peer, t.options.misuse)
 	case t.service.Load() == nil:
 		return nil, fmt.Errorf("%w: %s: this node's transport does not serve yet", ErrUnreachable, peer)
 	case !known:

@@ -1041,6 +1041,24 @@ func testCertificate(t *testing.T) *tls.Config {
 	}
 }
 
+// Who asked for TLS does not get plain text.
+func TestTCPWithTLSWithoutConfig(t *testing.T) {
+	listener := listen(t)
+	a := newTransportNode(transportUnderTest{
+		NewTCPTransport(map[NodeID]string{"b": listener.Addr().String()}, time.Second, WithListener(listener), WithTLS(nil)), Local{ID: "a"},
+	})
+	assert.ErrorContains(t, a.Serve(a.local, a.handler), "WithTLS was given no config")
+	_, err := a.CallVote(testContext(t), "b", &VoteRequest{Header: Header{From: "a", To: "b"}})
+	assert.ErrorIs(t, err, ErrUnreachable)
+	assert.ErrorContains(t, err, "WithTLS was given no config")
+	stream, events := openTestStream(a, "b")
+	defer stream.Close()
+	assert.ErrorContains(t, awaitValue(t, events.closed, "the end of the stream"), "WithTLS was given no config")
+	assert.NoError(t, a.Close())
+	_, err = net.Dial("tcp", listener.Addr().String())
+	assert.Error(t, err, "the listener is the transport's, and closed")
+}
+
 func TestTCPTLSAgainstPlain(t *testing.T) {
 	first, second := newTCPPair(t, 2*time.Second)
 	second.Transport.Close()
