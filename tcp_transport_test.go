@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,9 +10,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net"
 	"os"
@@ -50,6 +53,49 @@ func TestTCPTransportWithTLS(t *testing.T) {
 func TestTCPFrameKinds(t *testing.T) {
 	assert.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7, 32, 64},
 		[]int{kindAlive, kindVote, kindHeartbeat, kindAppend, kindSnapshot, kindTimeoutNow, kindForward, kindStreamedAppend, kindResponse, kindError})
+}
+
+// The bytes of frames that are not a message's own: of an error, and of a side
+// that has nothing to say. They are part of the protocol.
+func TestV1GoldenBytesOfFrames(t *testing.T) {
+	const file = "testdata/golden/frames.txt"
+	frames := []struct {
+		name string
+		outgoing
+	}{
+		{"alive", outgoing{kind: kindAlive}},
+		{"error", outgoing{kind: kindError, id: 1000, code: CodeNotLeader, text: "raft: not the leader"}},
+		{"error, later code", outgoing{kind: kindError, id: 1 << 40, code: math.MaxUint16, text: strings.Repeat("t", 300)}},
+		{"error, zero", outgoing{kind: kindError}},
+	}
+	var lines []string
+	for _, f := range frames {
+		var w frameWriter
+		require.NoError(t, w.encode(&f.outgoing))
+		lines = append(lines, fmt.Sprintf("%s: %x", f.name, w.buffer))
+	}
+	if *rewrite {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+	}
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	require.Equal(t, want, lines)
+
+	for i, f := range frames[1:] {
+		_, digits, _ := strings.Cut(want[i+1], ": ")
+		data, err := hex.DecodeString(digits)
+		require.NoError(t, err)
+		body, err := wire.ReadFrame(bufio.NewReader(bytes.NewReader(data)), &wire.Gate{})
+		require.NoError(t, err)
+		kind, id, message, err := wire.ParseBody(body)
+		require.NoError(t, err)
+		assert.EqualValues(t, kindError, kind)
+		assert.Equal(t, f.id, id)
+		answer, malformed := (&tcpConn{peer: "b"}).decodeResponse(&tcpCall{kind: kindVote}, kind, message)
+		require.NoError(t, malformed)
+		assert.Equal(t, &RemoteError{Peer: "b", Code: f.code, Message: f.text}, answer)
+	}
 }
 
 // listen returns a listener on a free port of loopback.
