@@ -290,11 +290,12 @@ func (d *driver) admitDeferred(now time.Duration) {
 // let in again.
 func (d *driver) reject(from NodeID, err error) {
 	_, member := d.core.configuration.member(from)
-	if !member || from == d.core.settings.id || d.rejected[from] == err.Error() {
+	why := wordsOf(err)
+	if !member || from == d.core.settings.id || d.rejected[from] == why {
 		return
 	}
-	d.rejected[from] = err.Error()
-	d.core.tell("turn peer away", from, "%v", err)
+	d.rejected[from] = why
+	d.core.tell("turn peer away", from, "%s", why)
 }
 
 // accept forgets why a member was turned away.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // Errors of a proposal that is certainly not in the log. All of them match
@@ -260,8 +261,25 @@ type RemoteError struct {
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("raft: peer %s answered: %s", e.Peer, e.Message)
+	return fmt.Sprintf("raft: peer %s answered: %s", e.Peer, e.words())
 }
+
+// words are the peer's, as part of a longer sentence.
+func (e *RemoteError) words() string { return strings.TrimPrefix(e.Message, errorPrefix) }
+
+// errorPrefix opens the text of errors that this package returns.
+const errorPrefix = "raft: "
+
+// refusalIn returns what a peer answered in place of a response, if that is what
+// err is about.
+func refusalIn(err error) (*RemoteError, bool) {
+	var refusal *RemoteError
+	ok := errors.As(err, &refusal)
+	return refusal, ok
+}
+
+// wordsOf is the text of err as part of a longer sentence.
+func wordsOf(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
 
 // Unwrap returns the sentinel of the error's code, or nil if it has none here.
 func (e *RemoteError) Unwrap() error {

@@ -146,7 +146,7 @@ func (c *core) handleEntriesRead(now time.Duration, e entriesRead) {
 	}
 	switch {
 	case errors.Is(err, ErrCompacted):
-		p.trouble = err.Error()
+		p.trouble = wordsOf(err)
 		p.retryAt = now + c.settings.heartbeatInterval
 	case err != nil:
 		_ = c.fail(fmt.Errorf("raft: node %s cannot read entries %d to %d of its log: %w", c.settings.id, e.first, e.last, err))
@@ -334,7 +334,7 @@ func (c *core) handleAppendLost(now time.Duration, e appendLost) {
 		return
 	}
 	if e.err != nil {
-		p.trouble = e.err.Error()
+		p.trouble = wordsOf(e.err)
 	}
 	p.probe(p.match + 1)
 	p.retryAt = now + c.settings.heartbeatInterval

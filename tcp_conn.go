@@ -499,12 +499,12 @@ func (c *tcpConn) end() {
 		close(call.done)
 	}
 	for stream := range streams {
-		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %v", c.peer, c.address, cause), cause})
+		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %s", c.peer, c.address, wordsOf(cause)), cause})
 	}
 }
 
 func (c *tcpConn) brokenAfterSending(cause error) error {
-	return &lostError{fmt.Sprintf("raft: connection to %s at %s broke after the request was sent: %v", c.peer, c.address, cause), cause}
+	return &lostError{fmt.Sprintf("raft: connection to %s at %s broke after the request was sent: %s", c.peer, c.address, wordsOf(cause)), cause}
 }
 
 // lostError is the end of requests whose connection broke. The cause may be

@@ -345,9 +345,22 @@ func callTCP[R any, P interface {
 	return response, nil
 }
 
-// unreachable wraps the reason why a request was not handed over.
+// unreachable is the error of a request that was not handed over. A peer that
+// refused the handshake was reached, so the words are others.
 func unreachable(peer NodeID, address string, cause error) error {
-	return fmt.Errorf("%w: %w", ErrUnreachable, &lostError{fmt.Sprintf("%s at %s: %v", peer, address, cause), cause})
+	text := fmt.Sprintf("%v: %s at %s: %s", ErrUnreachable, peer, address, wordsOf(cause))
+	if refusal, ok := refusalIn(cause); ok {
+		text = fmt.Sprintf("raft: %s at %s refuses the connection: %s", peer, address, refusal.words())
+	}
+	return &notHandedOver{lostError{text, cause}}
+}
+
+// notHandedOver matches ErrUnreachable, and its cause too unless that says
+// something else about how a command ended.
+type notHandedOver struct{ lostError }
+
+func (e *notHandedOver) Is(target error) bool {
+	return target == ErrUnreachable || target == ErrNotAccepted
 }
 
 // start runs task on a goroutine that Close waits for, unless the transport is

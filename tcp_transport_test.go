@@ -916,7 +916,7 @@ func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 		stream.Close()
 	}
 	for _, n := range []*tcpNode{a, b} {
-		eventually(t, func() bool { return n.tcp.Stats().HandshakesRefused > 1 }, "refusals")
+		eventually(t, func() bool { return n.tcp.Stats().HandshakesRefused > 1 && n.logs.Len() > 0 }, "refusals, and a line about them")
 		require.Equal(t, 1, n.logs.Len(), "lines in a minute: %v", n.logs.All())
 		assert.Contains(t, n.logs.All()[0].ContextMap()["error"], "fingerprint")
 	}
@@ -937,6 +937,27 @@ func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 		require.ErrorAs(t, err, &refusal)
 		assert.EqualValues(t, code, refusal.Code)
 	}
+}
+
+// A peer that refuses is not said to be unreachable, and the reason is told
+// once, in one sentence.
+func TestTCPWordsOfARefusal(t *testing.T) {
+	first, second := newTCPPair(t, 5*time.Second)
+	second.Local.Fingerprint = [16]byte{9}
+	a, b := startTCP(t, first), startTCP(t, second)
+	want := fmt.Sprintf("raft: b at %s refuses the connection: request from another cluster: peer a has fingerprint ", b.local.Address)
+	err := a.beat(t, b)
+	assert.True(t, strings.HasPrefix(err.Error(), want), "%v", err)
+	assert.ErrorIs(t, err, ErrUnreachable)
+	stream, events := openTestStream(a.transportNode, b.id)
+	defer stream.Close()
+	err = awaitValue(t, events.closed, "the end of the stream")
+	assert.True(t, strings.HasPrefix(err.Error(), want), "%v", err)
+
+	first, second = newTCPPair(t, 5*time.Second)
+	a, b = startTCP(t, first), startTCP(t, second)
+	b.handler.heartbeat = func(context.Context, *Heartbeat) (*HeartbeatResponse, error) { return nil, ErrOtherDisk }
+	assert.EqualError(t, a.beat(t, b), "raft: peer b answered: peer came back with another disk")
 }
 
 func TestTCPJoinerWithoutFingerprint(t *testing.T) {
