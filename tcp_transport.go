@@ -478,7 +478,8 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 			refuse(socket, &wire.Refusal{Code: uint64(CodeWrongNode), Reason: "this node speaks TLS, the peer does not"})
 		}
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("handshake: %w", err)
+			linger(socket) // TLS has told the peer what it has against it
+			return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err))
 		}
 		secured = session
 	}
@@ -530,13 +531,26 @@ func checkHello(hello *wire.Hello, local *Local) (version uint64, err error) {
 	return version, nil
 }
 
-// refuse answers a handshake with a refusal and waits a moment for the peer to
-// close: bytes of its that are never read would make the system throw the
-// refusal away. The connection has a deadline.
+// refuse answers a handshake with a refusal.
 func refuse(conn net.Conn, refusal *wire.Refusal) {
-	if _, err := conn.Write(refusal.Append(nil)); err != nil {
-		return
+	if _, err := conn.Write(refusal.Append(nil)); err == nil {
+		linger(conn)
 	}
+}
+
+// brokenOffTLS says what an alert of the peer means.
+func brokenOffTLS(err error) error {
+	var alert *net.OpError
+	if errors.As(err, &alert) && alert.Op == "remote error" {
+		return fmt.Errorf("the peer broke off TLS, look at the certificates of both: %w", err)
+	}
+	return err
+}
+
+// linger waits a moment for the peer to close: bytes of its that are never read
+// would make the system throw away what was written last. The connection has a
+// deadline.
+func linger(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
@@ -599,7 +613,7 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 			err = errors.New("this node speaks TLS, the peer does not")
 		}
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("handshake: %w", err)
+			return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err))
 		}
 		secured = session
 	}
@@ -618,7 +632,7 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 	case errors.Is(err, io.EOF):
 		return nil, nil, nil, errors.New("handshake: the peer closed the connection without a word")
 	case err != nil:
-		return nil, nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err)) // TLS 1.3 judges this side's certificate only now
 	case welcome.Version < wire.MinVersion || welcome.Version > wire.MaxVersion:
 		return nil, nil, nil, fmt.Errorf("handshake: the peer chose version %d of the protocol, which this node does not speak", welcome.Version)
 	}

@@ -1153,6 +1153,45 @@ func TestTCPTLSAgainstPlain(t *testing.T) {
 	}, "a line in the log")
 }
 
+// Mutual TLS turns away a peer without a certificate, and one with a foreign
+// one, whoever dials. Both sides say why.
+func TestTCPTLSRefusesStrangers(t *testing.T) {
+	good, foreign := testCertificate(t), testCertificate(t)
+	bare := good.Clone()
+	bare.Certificates = nil
+	stranger := good.Clone() // trusts the others, and shows what they do not trust
+	stranger.Certificates = foreign.Certificates
+	for name, test := range map[string]struct {
+		config             *tls.Config
+		dialing, accepting string // what the stranger is told when it dials, and what the member logs
+		asked, askedBy     string // what a member is told when it dials the stranger, and what the stranger logs
+	}{
+		"no certificate": {bare, "the peer broke off TLS", "client didn't provide a certificate", "the peer broke off TLS", "no certificates configured"},
+		"foreign":        {stranger, "the peer broke off TLS", "certificate signed by unknown authority", "certificate signed by unknown authority", "bad certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listenA, listenB := listen(t), listen(t)
+			peers := map[NodeID]string{"a": listenA.Addr().String(), "b": listenB.Addr().String()}
+			a := startTCP(t, transportUnderTest{NewTCPTransport(peers, 5*time.Second, WithListener(listenA), WithTLS(test.config)), Local{ID: "a", Address: peers["a"]}})
+			b := startTCP(t, transportUnderTest{NewTCPTransport(peers, 5*time.Second, WithListener(listenB), WithTLS(good)), Local{ID: "b", Address: peers["b"]}})
+			for _, test := range []struct {
+				from, to        *tcpNode
+				dialer, accepts string
+			}{
+				{a, b, test.dialing, test.accepting},
+				{b, a, test.asked, test.askedBy},
+			} {
+				err := test.from.beat(t, test.to)
+				assert.ErrorIs(t, err, ErrUnreachable)
+				assert.ErrorContains(t, err, test.dialer)
+				eventually(t, func() bool { return test.to.logs.FilterMessage("refused a connection").Len() == 1 }, "a line in the log")
+				assert.Contains(t, test.to.logs.FilterMessage("refused a connection").All()[0].ContextMap()["error"], test.accepts)
+			}
+			assert.Zero(t, a.tcp.Stats().Accepted+b.tcp.Stats().Accepted)
+		})
+	}
+}
+
 // BenchmarkTCPAppendStream keeps 16 appends of 100 entries of 128 bytes in flight.
 func BenchmarkTCPAppendStream(b *testing.B) {
 	var peers [2]net.Listener
