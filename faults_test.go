@@ -19,7 +19,7 @@ import (
 )
 
 // What a cluster does when its networks, disks and state machines misbehave.
-// The names of scenarios are those of the catalogue that they come from.
+// Ids such as P1 are explained in testdata/scenarios.md.
 
 // steady requires that a node leads in one term for a time, and that commands
 // succeed meanwhile.
