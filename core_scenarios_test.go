@@ -522,7 +522,7 @@ func TestL12MessageForAnotherNodeIsRefused(t *testing.T) {
 	require.ErrorIs(t, refusal, ErrWrongNode)
 	require.Equal(t, Term(2), r.core("c").currentTerm)
 	require.Zero(t, r.core("c").commitIndex)
-	require.Contains(t, r.reason("c"), "a is turned away")
+	require.Contains(t, r.reason("c"), "a is turned away: request for another node: ")
 
 	r.fillHeader("a", "c", heartbeat)
 	heartbeat.Fingerprint[0]++

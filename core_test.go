@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -137,8 +138,27 @@ func TestStatusSaysWhy(t *testing.T) {
 		require.Contains(t, r.reason("a"), "pre-vote refused by b: "+words)
 	}
 
+	// A peer that refuses has answered, whether it refuses the connection or the
+	// request. The words are those of one sentence.
+	refusal := &RemoteError{Peer: "b", Code: CodeWrongCluster, Message: "raft: request from another cluster: look at the names"}
+	for _, err := range []error{refusal, unreachable("b", "b:1", refusal)} {
+		r.do("a", voteAnswered{"b", 2, true, nil, err})
+		require.Contains(t, r.reason("a"), "pre-vote refused by b: request from another cluster: look at the names;")
+	}
+	r.do("a", voteAnswered{"b", 2, true, nil, unreachable("b", "b:1", errors.New("no route"))})
+	require.Contains(t, r.reason("a"), "pre-vote not answered by b: peer unreachable: b at b:1: no route;")
+
 	r = leading(t, at{log: "1 1", term: 2, commit: 2})
 	r.settle()
+	refusal.Peer = "a"
+	for message, trouble := range map[any]string{
+		appendLost{"a", 3, refusal}:                                      "peer a answered: request from another cluster: look at the names",
+		appendLost{"a", 3, unreachable("a", "a:1", refusal)}:             "a at a:1 refuses the connection: request from another cluster: look at the names",
+		heartbeatAnswered{"a", 3, nil, unreachable("a", "a:1", refusal)}: "a at a:1 refuses the connection: request from another cluster: look at the names",
+	} {
+		r.do("b", message)
+		require.Contains(t, r.reason("b"), "last answered 0s ago ("+trouble+")")
+	}
 	r.do("b", appendLost{"a", 3, errUnreachableInRig})
 	r.do("b", heartbeatAnswered{"c", 3, nil, errUnreachableInRig})
 	require.Contains(t, r.reason("b"), "entries 3 to 3 wait for 2 of 3 members")

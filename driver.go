@@ -298,15 +298,16 @@ const tellAgain = time.Minute
 // let in again.
 func (d *driver) reject(now time.Duration, from NodeID, err error) {
 	_, member := d.core.configuration.member(from)
-	if !member || from == d.core.settings.id || d.rejected[from] == err.Error() {
+	why := wordsOf(err)
+	if !member || from == d.core.settings.id || d.rejected[from] == why {
 		return
 	}
-	d.rejected[from] = err.Error()
+	d.rejected[from] = why
 	if last, ok := d.told[from]; ok && now < last+tellAgain {
 		return
 	}
 	d.told[from] = now
-	d.core.tell("turn peer away", from, "%v", err)
+	d.core.tell("turn peer away", from, "%s", why)
 }
 
 // accept forgets why a member was turned away.

@@ -146,7 +146,7 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 		return
 	}
 	if e.err != nil {
-		c.ballots[e.from] = ballot{lost: true, why: e.err.Error()}
+		c.ballots[e.from] = lostBallot(e.err)
 		return
 	}
 	if e.response.VoteGranted && role == Candidate && (e.response.PreVote || e.response.Term != c.currentTerm) {
@@ -154,6 +154,15 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	}
 	c.ballots[e.from] = ballot{granted: e.response.VoteGranted, why: e.response.Refusal.reason(e.response.Leader)}
 	c.countVotes(now)
+}
+
+// lostBallot is the ballot of a voter that has not answered, or has refused to
+// look at the request.
+func lostBallot(err error) ballot {
+	if refusal, ok := refusalIn(err); ok {
+		return ballot{why: refusal.words()}
+	}
+	return ballot{lost: true, why: wordsOf(err)}
 }
 
 // countVotes moves on once a majority has granted.
@@ -255,7 +264,7 @@ func (c *core) followLeader(now time.Duration, term Term, from NodeID, address s
 func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	if e.response == nil {
 		if p := c.peer(e.from); p != nil && e.term == c.currentTerm {
-			p.trouble = e.err.Error()
+			p.trouble = wordsOf(e.err)
 		}
 		return
 	}

@@ -3,6 +3,8 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"math"
+	"strings"
 )
 
 // Errors of a proposal that is certainly not in the log. All of them match
@@ -223,6 +225,15 @@ var codes = []struct {
 	{CodeInvalidMessage, ErrInvalidMessage},
 }
 
+// codeOnWire is the code that a peer sent. No number that is out of range must
+// be taken for one that means something.
+func codeOnWire(n uint64) ErrorCode {
+	if n > math.MaxUint16 {
+		return CodeInternal
+	}
+	return ErrorCode(n)
+}
+
 // CodeOf returns the code of err: CodeOK for nil, CodeInternal for an error
 // without a code. For transports: [RemoteError] is its way back.
 func CodeOf(err error) ErrorCode {
@@ -250,8 +261,25 @@ type RemoteError struct {
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("raft: peer %s answered: %s", e.Peer, e.Message)
+	return fmt.Sprintf("raft: peer %s answered: %s", e.Peer, e.words())
 }
+
+// words are the peer's, as part of a longer sentence.
+func (e *RemoteError) words() string { return strings.TrimPrefix(e.Message, errorPrefix) }
+
+// errorPrefix opens the text of errors that this package returns.
+const errorPrefix = "raft: "
+
+// refusalIn returns what a peer answered in place of a response, if that is what
+// err is about.
+func refusalIn(err error) (*RemoteError, bool) {
+	var refusal *RemoteError
+	ok := errors.As(err, &refusal)
+	return refusal, ok
+}
+
+// wordsOf is the text of err as part of a longer sentence.
+func wordsOf(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
 
 // Unwrap returns the sentinel of the error's code, or nil if it has none here.
 func (e *RemoteError) Unwrap() error {

@@ -19,7 +19,7 @@ import (
 )
 
 // What a cluster does when its networks, disks and state machines misbehave.
-// The names of scenarios are those of the catalogue that they come from.
+// Ids such as P1 are explained in testdata/scenarios.md.
 
 // steady requires that a node leads in one term for a time, and that commands
 // succeed meanwhile.
@@ -539,7 +539,7 @@ func TestW1EmptyDiskUnderAnOldNameDoesNotCount(t *testing.T) {
 			}
 			return "not a peer"
 		}
-		require.Contains(t, trouble(), raft.ErrOtherDisk.Error())
+		require.Contains(t, trouble(), "peer came back with another disk")
 		require.Contains(t, c.status(leader).Reason, string(wiped)+" is turned away")
 		require.Contains(t, c.status(wiped).Reason, "give it its old storage back", "it learns it too")
 		require.Empty(t, c.applied(wiped))
@@ -586,7 +586,7 @@ func TestW1SwappedDiskIsKnownThroughTheLeader(t *testing.T) {
 		time.Sleep(50 * electionTimeout)
 		require.NotEqual(t, raft.Leader, c.status(swapped).Role)
 		require.NotEqual(t, raft.Leader, c.status(behind).Role, "it lacks x")
-		require.Contains(t, c.status(behind).Reason, raft.ErrOtherDisk.Error())
+		require.Contains(t, c.status(behind).Reason, "peer came back with another disk")
 		c.start(leader)
 		c.eventually(soon, "x where it was missing", func() bool { return slices.Contains(c.applied(behind), "x") })
 	})

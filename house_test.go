@@ -297,6 +297,35 @@ func TestHouseReadmeIsComplete(t *testing.T) {
 	}
 }
 
+// The ids of scenarios in names of tests are those that testdata/scenarios.md
+// explains, and each has a test; those of checks are used by the rig.
+func TestHouseScenariosAreExplained(t *testing.T) {
+	page, rig := read(t, "testdata/scenarios.md"), read(t, "rig_test.go")
+	explained, used := map[string]bool{}, map[string]string{}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([A-Z]+[0-9]+) \| `).FindAllStringSubmatch(page, -1) {
+		assert.False(t, explained[row[1]], "testdata/scenarios.md explains %s twice", row[1])
+		explained[row[1]] = true
+	}
+	test := regexp.MustCompile(`(?m)^func (Test([A-Z]{1,2}[0-9]+)[A-Z]\w*)\(`)
+	walk(t, ".", true, func(name string) {
+		if strings.HasSuffix(name, "_test.go") {
+			for _, match := range test.FindAllStringSubmatch(read(t, name), -1) {
+				used[match[2]] = match[1]
+			}
+		}
+	})
+	for id, name := range used {
+		assert.True(t, explained[id], "testdata/scenarios.md does not explain %s of %s", id, name)
+	}
+	for id := range explained {
+		if strings.HasPrefix(id, "G") {
+			assert.True(t, regexp.MustCompile(`\b`+id+`\b`).MatchString(rig), "testdata/scenarios.md explains %s, which the rig does not check", id)
+		} else {
+			assert.Contains(t, used, id, "testdata/scenarios.md explains %s, which has no test", id)
+		}
+	}
+}
+
 // Links between files lead somewhere.
 func TestHouseLinksResolve(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)

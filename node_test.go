@@ -21,8 +21,8 @@ import (
 	"github.com/seed-8da499c8/raft"
 )
 
-// What a Node promises to its callers. The names of scenarios are those of the
-// catalogue that they come from.
+// What a Node promises to its callers. Ids such as A1 are explained in
+// testdata/scenarios.md.
 
 func TestA1OnlyWhatWasAcceptedMayAppear(t *testing.T) {
 	bubble(t, func(t *testing.T) {

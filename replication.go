@@ -162,7 +162,7 @@ func (c *core) handleEntriesRead(now time.Duration, e entriesRead) {
 	}
 	switch {
 	case errors.Is(err, ErrCompacted):
-		p.trouble = err.Error()
+		p.trouble = wordsOf(err)
 		p.retryAt = now + c.settings.heartbeatInterval
 	case err != nil:
 		_ = c.fail(fmt.Errorf("raft: node %s cannot read entries %d to %d of its log: %w", c.settings.id, e.first, e.last, err))
@@ -352,7 +352,7 @@ func (c *core) handleAppendLost(now time.Duration, e appendLost) {
 		return
 	}
 	if e.err != nil {
-		p.trouble = e.err.Error()
+		p.trouble = wordsOf(e.err)
 	}
 	p.startAgain()
 	p.retryAt = now + c.settings.heartbeatInterval
@@ -371,6 +371,7 @@ func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
 	}
 	p.sentCommit = min(p.sentCommit, e.prev)
 	p.next = min(p.next, max(p.match, e.prev)+1)
+	p.trouble = "its append stream takes no more at present"
 	p.retryAt = now + c.settings.heartbeatInterval
 }
 

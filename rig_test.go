@@ -969,8 +969,8 @@ func (r *rig) String() string {
 	return b.String()
 }
 
-// The checks of section G of the catalogue, made after each advance of a node,
-// on that node: what the others did was checked when they did it.
+// The checks G1 to G8 of testdata/scenarios.md, made after each advance of a
+// node, on that node: what the others did was checked when they did it.
 
 func (n *rigNode) inspect() {
 	r, c := n.rig, n.driver.core

@@ -53,6 +53,10 @@ const (
 
 	maxErrorText = 1 << 10
 
+	// A timeout that is shorter counts as this one where it is about silence. So
+	// no peer can make this node send without a pause.
+	leastTimeout = 50 * time.Millisecond
+
 	// How many requests of one connection may be running at once. Each kind of
 	// work has its own bound, so that none starves the others.
 	maxUrgentCalls  = 64
@@ -77,6 +81,7 @@ type tcpConn struct {
 	peer      NodeID
 	address   string
 	bulk      bool
+	pace      time.Duration   // something is written at least this often
 	inbound   bool            // set by serve
 	ctx       context.Context // of handlers; ends when the connection breaks
 	cancel    context.CancelFunc
@@ -126,9 +131,12 @@ const (
 	callDropped = 2 // it will certainly not
 )
 
-func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader) *tcpConn {
+// newTCPConn returns a connection to a peer that has told its timeout, in
+// microseconds, or 0.
+func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, peerTimeout uint64) *tcpConn {
 	c := &tcpConn{
 		transport: t, socket: socket, raw: raw, reader: reader,
+		pace:         keepAlivePace(t.timeout, peerTimeout),
 		wake:         make(chan struct{}, 1),
 		urgentCalls:  callBound{maxCalls: maxUrgentCalls},
 		bulkCalls:    callBound{maxCalls: maxBulkCalls},
@@ -138,6 +146,15 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader) *tc
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
+}
+
+// keepAlivePace is half of the shorter timeout: the side that has it takes a
+// connection for broken that is silent for one and a half of it.
+func keepAlivePace(own time.Duration, peer uint64) time.Duration {
+	if peer > 0 && peer < uint64(own.Microseconds()) {
+		own = time.Duration(peer) * time.Microsecond
+	}
+	return max(own, leastTimeout) / 2
 }
 
 // fail breaks the connection; the reader does the rest. Only the first cause counts.
@@ -175,7 +192,7 @@ func (c *tcpConn) readFrames(receive func(kind, id uint64, message []byte, size 
 	defer writer.Wait()
 
 	t := c.transport
-	silence := t.timeout + t.timeout/2
+	silence := max(t.timeout, leastTimeout) * 3 / 2
 	gate := wire.Gate{
 		Extend: func() error { return c.socket.SetReadDeadline(time.Now().Add(silence)) },
 		Reserve: func(bytes int) error {
@@ -449,7 +466,7 @@ func (c *tcpConn) decodeResponse(call *tcpCall, kind uint64, message []byte) (an
 	case kindError:
 		r := wire.NewReader(message)
 		fields := r.ArrayLen()
-		remote := &RemoteError{Peer: c.peer, Code: ErrorCode(r.Uint()), Message: r.String(maxErrorText)}
+		remote := &RemoteError{Peer: c.peer, Code: codeOnWire(r.Uint()), Message: r.String(maxErrorText)}
 		if fields < 2 {
 			r.Fail("an error has too few fields")
 		}
@@ -482,13 +499,23 @@ func (c *tcpConn) end() {
 		close(call.done)
 	}
 	for stream := range streams {
-		stream.shut(fmt.Errorf("raft: connection to %s at %s broke: %w", c.peer, c.address, cause))
+		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %s", c.peer, c.address, wordsOf(cause)), cause})
 	}
 }
 
 func (c *tcpConn) brokenAfterSending(cause error) error {
-	return fmt.Errorf("raft: connection to %s at %s broke after the request was sent: %w", c.peer, c.address, cause)
+	return &lostError{fmt.Sprintf("raft: connection to %s at %s broke after the request was sent: %s", c.peer, c.address, wordsOf(cause)), cause}
 }
+
+// lostError is the end of requests whose connection broke. The cause may be
+// about another request: then it says nothing about how these ended.
+type lostError struct {
+	text  string
+	cause error
+}
+
+func (e *lostError) Error() string { return e.text }
+func (e *lostError) Unwrap() error { return unclassified(e.cause) }
 
 // attach makes the connection tell stream about its end.
 func (c *tcpConn) attach(stream *tcpStream) error {
@@ -524,7 +551,7 @@ func (c *tcpConn) detach(stream *tcpStream) {
 // writeFrames is the writer: it encodes what is queued into one buffer and
 // writes it, many small frames at once.
 func (c *tcpConn) writeFrames() {
-	alive := time.NewTicker(c.transport.timeout / 4)
+	alive := time.NewTicker(c.pace / 2)
 	defer alive.Stop()
 	w := frameWriter{conn: c}
 	quiet := false // nothing was written since the last tick
@@ -638,7 +665,7 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 	switch {
 	case out.call == nil: // a response
 		w.add(&outgoing{kind: kindError, id: out.id, code: CodeOf(err), text: err.Error()[:min(len(err.Error()), maxErrorText)]})
-	case out.call.stream != nil: // its later requests must not overtake this one
+	case out.call.stream != nil: // its later requests must not overtake this one; Send lets none pass that is too large
 		w.err = fmt.Errorf("cannot send a request: %w", err)
 	default:
 		c.mu.Lock()

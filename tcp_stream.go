@@ -86,6 +86,10 @@ func (s *tcpStream) pass(request *AppendEntries) bool {
 	return true
 }
 
+// maxStreamed bounds the entries of one append: a frame holds no more, with
+// what else is in it.
+const maxStreamed = wire.MaxFrame - 4<<10
+
 func streamedSize(request *AppendEntries) int { return request.Entries.Size() + messageOverhead }
 
 // Send implements [AppendStream].
@@ -95,6 +99,9 @@ func (s *tcpStream) Send(request *AppendEntries) bool {
 	defer s.mu.Unlock()
 	if s.closed || (s.queued > 0 && s.queued+size > s.limit) {
 		return false
+	}
+	if request.Entries.encodedSize() > maxStreamed {
+		return false // found out by the writer, it would end the connection for everybody
 	}
 	if s.conn == nil {
 		s.waiting = append(s.waiting, request)

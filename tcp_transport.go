@@ -26,9 +26,11 @@ import (
 //
 // A connection is made when it is first needed, and again after it broke, with
 // an exponential back-off between failures of at most half the timeout and at
-// most 250 ms. While it lasts calls fail at once, with [ErrUnreachable]. Each
-// side sends a small frame at least every half of the timeout; a side that has
-// heard nothing for one and a half timeouts takes the connection for broken.
+// most 250 ms. While it lasts calls fail at once, with [ErrUnreachable]. A
+// side that has heard nothing for one and a half of its timeouts takes the
+// connection for broken. The two sides tell each other their timeouts, which may
+// differ, and each sends something at least every half of the shorter one; in
+// this a timeout below 50 ms counts as 50 ms.
 //
 // Each connection starts with a handshake. It refuses peers of another cluster,
 // connections meant for another node, and other versions of the protocol, with a
@@ -78,13 +80,17 @@ const (
 	lastRetry  = 250 * time.Millisecond
 )
 
-var errTransportClosed = errors.New("this node's transport is closed")
+var (
+	errTransportClosed = errors.New("this node's transport is closed")
+	errNoTLSConfig     = errors.New("WithTLS was given no config: give it one, or leave WithTLS out if connections may be plain text")
+)
 
 // TCPOption is an option of [NewTCPTransport].
 type TCPOption func(*tcpOptions)
 
 type tcpOptions struct {
 	tls            *tls.Config
+	misuse         error // of an option: the transport does nothing else but return it
 	listener       net.Listener
 	dial           func(ctx context.Context, address string) (net.Conn, error)
 	receiveBudget  int
@@ -97,9 +103,14 @@ type tcpOptions struct {
 // check the peers that it dials, ClientAuth and ClientCAs to check those that
 // dial it. Set ClientAuth to tls.RequireAndVerifyClientCert, else anyone may
 // connect. Where ServerName is empty, the host of the peer's address is expected
-// in its certificate. A node with TLS and one without refuse each other.
+// in its certificate. A node with TLS and one without refuse each other. With a
+// nil config Serve and all calls fail: who asked for TLS must not get plain text.
 func WithTLS(config *tls.Config) TCPOption {
-	return func(o *tcpOptions) { o.tls = config }
+	return func(o *tcpOptions) {
+		if o.tls = config; config == nil {
+			o.misuse = errNoTLSConfig
+		}
+	}
 }
 
 // WithListener makes Serve accept from listener in place of listening on the
@@ -184,6 +195,9 @@ func (t *TCPTransport) Serve(local Local, handler Handler) error {
 	defer t.mu.Unlock()
 	if t.closed {
 		return fmt.Errorf("raft: cannot serve: %w", errTransportClosed)
+	}
+	if t.options.misuse != nil {
+		return fmt.Errorf("raft: cannot serve: %w", t.options.misuse)
 	}
 	if t.listener != nil {
 		return errors.New("raft: Serve was called before: a transport serves one node, once")
@@ -331,9 +345,22 @@ func callTCP[R any, P interface {
 	return response, nil
 }
 
-// unreachable wraps the reason why a request was not handed over.
+// unreachable is the error of a request that was not handed over. A peer that
+// refused the handshake was reached, so the words are others.
 func unreachable(peer NodeID, address string, cause error) error {
-	return fmt.Errorf("%w: %s at %s: %w", ErrUnreachable, peer, address, cause)
+	text := fmt.Sprintf("%v: %s at %s: %s", ErrUnreachable, peer, address, wordsOf(cause))
+	if refusal, ok := refusalIn(cause); ok {
+		text = fmt.Sprintf("raft: %s at %s refuses the connection: %s", peer, address, refusal.words())
+	}
+	return &notHandedOver{lostError{text, cause}}
+}
+
+// notHandedOver matches ErrUnreachable, and its cause too unless that says
+// something else about how a command ended.
+type notHandedOver struct{ lostError }
+
+func (e *notHandedOver) Is(target error) bool {
+	return target == ErrUnreachable || target == ErrNotAccepted
 }
 
 // start runs task on a goroutine that Close waits for, unless the transport is
@@ -428,7 +455,7 @@ func (t *TCPTransport) serve(socket net.Conn, service *tcpService) {
 		return
 	}
 	t.stats.accepted.Add(1)
-	conn := newTCPConn(t, secured, socket, reader)
+	conn := newTCPConn(t, secured, socket, reader, hello.Timeout)
 	conn.peer, conn.address, conn.bulk = NodeID(hello.From), socket.RemoteAddr().String(), hello.Purpose == wire.PurposeBulk
 	service.local.Logger.Debug("accepted a connection", zap.String("peer", hello.From), zap.Stringer("remote", socket.RemoteAddr()))
 	err = conn.serve(service.handler)
@@ -451,7 +478,8 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 			refuse(socket, &wire.Refusal{Code: uint64(CodeWrongNode), Reason: "this node speaks TLS, the peer does not"})
 		}
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("handshake: %w", err)
+			linger(socket) // TLS has told the peer what it has against it
+			return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err))
 		}
 		secured = session
 	}
@@ -471,7 +499,7 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 		refuse(secured, &wire.Refusal{Code: uint64(CodeOf(err)), Reason: err.Error()})
 		return nil, nil, hello, err
 	}
-	welcome := wire.Welcome{Version: version, Incarnation: service.local.Incarnation}
+	welcome := wire.Welcome{Version: version, Incarnation: service.local.Incarnation, Timeout: uint64(t.timeout.Microseconds())}
 	if _, err := secured.Write(welcome.Append(nil)); err != nil {
 		return nil, nil, hello, err
 	}
@@ -503,13 +531,26 @@ func checkHello(hello *wire.Hello, local *Local) (version uint64, err error) {
 	return version, nil
 }
 
-// refuse answers a handshake with a refusal and waits a moment for the peer to
-// close: bytes of its that are never read would make the system throw the
-// refusal away. The connection has a deadline.
+// refuse answers a handshake with a refusal.
 func refuse(conn net.Conn, refusal *wire.Refusal) {
-	if _, err := conn.Write(refusal.Append(nil)); err != nil {
-		return
+	if _, err := conn.Write(refusal.Append(nil)); err == nil {
+		linger(conn)
 	}
+}
+
+// brokenOffTLS says what an alert of the peer means.
+func brokenOffTLS(err error) error {
+	var alert *net.OpError
+	if errors.As(err, &alert) && alert.Op == "remote error" {
+		return fmt.Errorf("the peer broke off TLS, look at the certificates of both: %w", err)
+	}
+	return err
+}
+
+// linger waits a moment for the peer to close: bytes of its that are never read
+// would make the system throw away what was written last. The connection has a
+// deadline.
+func linger(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
@@ -529,7 +570,7 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		return nil, err
 	}
 	interrupted := context.AfterFunc(ctx, func() { socket.Close() })
-	secured, reader, err := t.sendHello(ctx, socket, peer, address, purpose)
+	secured, reader, welcome, err := t.sendHello(ctx, socket, peer, address, purpose)
 	if !interrupted() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -544,20 +585,20 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		var refusal *wire.Refusal
 		if errors.As(err, &refusal) {
 			t.stats.handshakesRefused.Add(1)
-			err = &RemoteError{Peer: peer, Code: ErrorCode(refusal.Code), Message: refusal.Reason}
+			err = &RemoteError{Peer: peer, Code: codeOnWire(refusal.Code), Message: refusal.Reason}
 		}
 		return nil, err
 	}
-	conn := newTCPConn(t, secured, socket, reader)
+	conn := newTCPConn(t, secured, socket, reader, welcome.Timeout)
 	conn.peer, conn.address, conn.bulk = peer, address, purpose == wire.PurposeBulk
 	return conn, nil
 }
 
 // sendHello does the dialing side's part of the handshake.
-func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer NodeID, address string, purpose uint64) (net.Conn, *bufio.Reader, error) {
+func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer NodeID, address string, purpose uint64) (net.Conn, *bufio.Reader, *wire.Welcome, error) {
 	deadline, _ := ctx.Deadline()
 	if err := socket.SetDeadline(deadline); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	secured := socket
 	if config := t.options.tls; config != nil {
@@ -572,7 +613,7 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 			err = errors.New("this node speaks TLS, the peer does not")
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("handshake: %w", err)
+			return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err))
 		}
 		secured = session
 	}
@@ -580,22 +621,22 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 	hello := wire.Hello{
 		MinVersion: wire.MinVersion, MaxVersion: wire.MaxVersion,
 		Fingerprint: local.Fingerprint, From: string(local.ID), To: string(peer),
-		Incarnation: local.Incarnation, Purpose: purpose,
+		Incarnation: local.Incarnation, Purpose: purpose, Timeout: uint64(t.timeout.Microseconds()),
 	}
 	if _, err := secured.Write(hello.Append(nil)); err != nil {
-		return nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, nil, fmt.Errorf("handshake: %w", err)
 	}
 	reader := bufio.NewReaderSize(secured, readBuffer)
 	welcome, err := wire.ReadWelcome(reader)
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, nil, errors.New("handshake: the peer closed the connection without a word")
+		return nil, nil, nil, errors.New("handshake: the peer closed the connection without a word")
 	case err != nil:
-		return nil, nil, fmt.Errorf("handshake: %w", err)
+		return nil, nil, nil, fmt.Errorf("handshake: %w", brokenOffTLS(err)) // TLS 1.3 judges this side's certificate only now
 	case welcome.Version < wire.MinVersion || welcome.Version > wire.MaxVersion:
-		return nil, nil, fmt.Errorf("handshake: the peer chose version %d of the protocol, which this node does not speak", welcome.Version)
+		return nil, nil, nil, fmt.Errorf("handshake: the peer chose version %d of the protocol, which this node does not speak", welcome.Version)
 	}
-	return secured, reader, nil
+	return secured, reader, welcome, nil
 }
 
 // link returns the link to a peer for one purpose.
@@ -609,6 +650,8 @@ func (t *TCPTransport) link(peer NodeID, purpose uint64) (*tcpLink, error) {
 	switch address, known := t.addresses[peer]; {
 	case t.closed:
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, peer, errTransportClosed)
+	case t.options.misuse != nil:
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, peer, t.options.misuse)
 	case t.service.Load() == nil:
 		return nil, fmt.Errorf("%w: %s: this node's transport does not serve yet", ErrUnreachable, peer)
 	case !known:

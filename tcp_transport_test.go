@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,8 +10,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net"
 	"os"
@@ -20,6 +24,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -48,6 +53,49 @@ func TestTCPTransportWithTLS(t *testing.T) {
 func TestTCPFrameKinds(t *testing.T) {
 	assert.Equal(t, []int{0, 1, 2, 3, 4, 5, 6, 7, 32, 64},
 		[]int{kindAlive, kindVote, kindHeartbeat, kindAppend, kindSnapshot, kindTimeoutNow, kindForward, kindStreamedAppend, kindResponse, kindError})
+}
+
+// The bytes of frames that are not a message's own: of an error, and of a side
+// that has nothing to say. They are part of the protocol.
+func TestV1GoldenBytesOfFrames(t *testing.T) {
+	const file = "testdata/golden/frames.txt"
+	frames := []struct {
+		name string
+		outgoing
+	}{
+		{"alive", outgoing{kind: kindAlive}},
+		{"error", outgoing{kind: kindError, id: 1000, code: CodeNotLeader, text: "raft: not the leader"}},
+		{"error, later code", outgoing{kind: kindError, id: 1 << 40, code: math.MaxUint16, text: strings.Repeat("t", 300)}},
+		{"error, zero", outgoing{kind: kindError}},
+	}
+	var lines []string
+	for _, f := range frames {
+		var w frameWriter
+		require.NoError(t, w.encode(&f.outgoing))
+		lines = append(lines, fmt.Sprintf("%s: %x", f.name, w.buffer))
+	}
+	if *rewrite {
+		require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+	}
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	require.Equal(t, want, lines)
+
+	for i, f := range frames[1:] {
+		_, digits, _ := strings.Cut(want[i+1], ": ")
+		data, err := hex.DecodeString(digits)
+		require.NoError(t, err)
+		body, err := wire.ReadFrame(bufio.NewReader(bytes.NewReader(data)), &wire.Gate{})
+		require.NoError(t, err)
+		kind, id, message, err := wire.ParseBody(body)
+		require.NoError(t, err)
+		assert.EqualValues(t, kindError, kind)
+		assert.Equal(t, f.id, id)
+		answer, malformed := (&tcpConn{peer: "b"}).decodeResponse(&tcpCall{kind: kindVote}, kind, message)
+		require.NoError(t, malformed)
+		assert.Equal(t, &RemoteError{Peer: "b", Code: f.code, Message: f.text}, answer)
+	}
 }
 
 // listen returns a listener on a free port of loopback.
@@ -277,6 +325,70 @@ func TestTCPIdleConnectionStays(t *testing.T) {
 	}
 }
 
+// A side with a long timeout speaks often enough for one with a short timeout.
+func TestTCPTimeoutsMayDiffer(t *testing.T) {
+	const ms = time.Millisecond
+	for _, timeouts := range [][2]time.Duration{{125 * ms, 500 * ms}, {500 * ms, 125 * ms}, {5 * ms, time.Second}, {time.Second, 5 * ms}, {time.Minute, time.Second}} {
+		t.Run(fmt.Sprint(timeouts), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b, _ := startPipePair(t, timeouts[0], timeouts[1])
+				a.contact(t, b)
+				time.Sleep(2 * time.Minute)
+				stats := a.tcp.Stats()
+				assert.EqualValues(t, 2, stats.Dialed, "idle connections stay")
+				assert.Equal(t, 2, stats.Connections)
+				assert.Zero(t, a.logs.Len()+b.logs.Len())
+				a.contact(t, b)
+				assert.EqualValues(t, 2, a.tcp.Stats().Dialed)
+			})
+		})
+	}
+}
+
+// What a peer says about its timeout changes how often this side speaks, within
+// bounds.
+func TestTCPPeerSetsThePace(t *testing.T) {
+	for told, frames := range map[time.Duration]int{
+		0:                      20, // it did not say: half of this side's own, a second
+		time.Hour:              20,
+		200 * time.Millisecond: 100,
+		time.Microsecond:       400, // half of leastTimeout: it cannot make this side send all the time
+	} {
+		t.Run(told.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, b, network := startPipePair(t, time.Second, time.Second)
+				conn, err := network.dialer("raw")(t.Context(), b.local.Address)
+				require.NoError(t, err)
+				defer conn.Close()
+				peer := &rawPeer{conn, bufio.NewReader(conn)}
+				hello := helloFor(b, wire.PurposeControl)
+				hello.Timeout = uint64(told.Microseconds())
+				_, err = peer.Write(hello.Append(nil))
+				require.NoError(t, err)
+				welcome, err := wire.ReadWelcome(peer.r)
+				require.NoError(t, err)
+				assert.EqualValues(t, 1_000_000, welcome.Timeout)
+
+				var beats sync.WaitGroup
+				defer beats.Wait()
+				beats.Go(func() {
+					alive := rawFrame(t, kindAlive, 0, []byte{0x90})
+					for _, err := peer.Write(alive); err == nil; _, err = peer.Write(alive) {
+						time.Sleep(time.Second)
+					}
+				})
+				defer conn.Close()
+				got := 0
+				for end := time.Now().Add(10 * time.Second); time.Now().Before(end); got++ {
+					_, err := wire.ReadFrame(peer.r, &wire.Gate{})
+					require.NoError(t, err)
+				}
+				assert.InDelta(t, frames, got, 2)
+			})
+		})
+	}
+}
+
 func TestN4TCPContactSoonAfterHealing(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	a, b := startTCPPair(t, timeout)
@@ -476,6 +588,85 @@ func TestTCPUnreachableOnlyIfNotHandedOver(t *testing.T) {
 	assert.NotErrorIs(t, err, ErrNotAccepted)
 	assert.ErrorContains(t, err, "broke after the request was sent")
 	assert.Error(t, awaitValue(t, events.closed, "the end of the stream"))
+}
+
+// What is wrong with one request says nothing about those that share its
+// connection: the peer may be working on them.
+func TestTCPCauseOfABreakIsNotTheOutcomeOfOthers(t *testing.T) {
+	for _, sentinel := range []error{ErrTooLarge, ErrOutcomeUnknown, &ApplyError{1, errors.New("no")}} {
+		a, b := startTCPPair(t, 20*time.Second)
+		entered := make(chan bool, 2)
+		b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
+			entered <- true
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		b.handler.begin = func(*AppendEntries, func(*AppendResponse, error)) { entered <- true }
+		called := make(chan error, 1)
+		go func() {
+			_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
+			called <- err
+		}()
+		stream, events := openTestStream(a.transportNode, b.id)
+		require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x")))
+		awaitValue(t, entered, "the first request")
+		awaitValue(t, entered, "the second request")
+		link, err := a.tcp.link(b.id, wire.PurposeBulk)
+		require.NoError(t, err)
+		conn, err := link.connection(testContext(t))
+		require.NoError(t, err)
+		conn.fail(fmt.Errorf("%w: a third request", sentinel))
+		for _, err := range []error{awaitValue(t, called, "the end of the call"), awaitValue(t, events.closed, "the end of the stream")} {
+			assert.ErrorContains(t, err, "a third request")
+			assert.NotErrorIs(t, err, sentinel)
+			assert.NotErrorIs(t, err, ErrNotAccepted)
+		}
+		// While there is no connection nothing is handed over, whatever became of others.
+		_, err = conn.request(&tcpCall{kind: kindVote}, new(VoteRequest), 0)
+		err = unreachable(b.id, b.local.Address, err)
+		assert.ErrorIs(t, err, ErrUnreachable)
+		assert.NotErrorIs(t, err, sentinel)
+	}
+}
+
+// A request that no frame can hold is refused, and disturbs no other.
+func TestTCPTooLargeAppendIsRefused(t *testing.T) {
+	a, b := startTCPPair(t, 20*time.Second)
+	entered, release := make(chan bool, 1), make(chan bool)
+	b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
+		entered <- true
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return &SnapshotResponse{Next: 7}, nil
+	}
+	called := make(chan error, 1)
+	go func() {
+		_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
+		called <- err
+	}()
+	awaitValue(t, entered, "the snapshot")
+	huge := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", wire.MaxFrame))
+	stream, events := openTestStream(a.transportNode, b.id)
+	defer stream.Close()
+	assert.False(t, stream.Send(huge))
+	require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), 1, "x")))
+	assert.Equal(t, Index(1), awaitValue(t, events.responses, "a response").Match)
+	_, err := a.CallAppend(testContext(t), b.id, huge)
+	assert.ErrorIs(t, err, ErrTooLarge)
+	close(release)
+	assert.NoError(t, awaitValue(t, called, "the end of the snapshot"))
+	assert.Empty(t, events.closed)
+
+	// What Send takes at the most fits into a frame.
+	largest := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", maxStreamed-20))
+	largest.LeaderAddress = strings.Repeat("l", maxAddressBytes)
+	largest.From, largest.To = NodeID(strings.Repeat("f", maxIDBytes)), NodeID(strings.Repeat("t", maxIDBytes))
+	body, err := largest.AppendBinary(wire.BeginFrame(nil, kindStreamedAppend, 1<<63))
+	require.NoError(t, err)
+	assert.LessOrEqual(t, largest.Entries.encodedSize(), maxStreamed)
+	assert.NoError(t, wire.EndFrame(body, 0))
 }
 
 func TestTCPAddressChange(t *testing.T) {
@@ -725,7 +916,7 @@ func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 		stream.Close()
 	}
 	for _, n := range []*tcpNode{a, b} {
-		eventually(t, func() bool { return n.tcp.Stats().HandshakesRefused > 1 }, "refusals")
+		eventually(t, func() bool { return n.tcp.Stats().HandshakesRefused > 1 && n.logs.Len() > 0 }, "refusals, and a line about them")
 		require.Equal(t, 1, n.logs.Len(), "lines in a minute: %v", n.logs.All())
 		assert.Contains(t, n.logs.All()[0].ContextMap()["error"], "fingerprint")
 	}
@@ -746,6 +937,27 @@ func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 		require.ErrorAs(t, err, &refusal)
 		assert.EqualValues(t, code, refusal.Code)
 	}
+}
+
+// A peer that refuses is not said to be unreachable, and the reason is told
+// once, in one sentence.
+func TestTCPWordsOfARefusal(t *testing.T) {
+	first, second := newTCPPair(t, 5*time.Second)
+	second.Local.Fingerprint = [16]byte{9}
+	a, b := startTCP(t, first), startTCP(t, second)
+	want := fmt.Sprintf("raft: b at %s refuses the connection: request from another cluster: peer a has fingerprint ", b.local.Address)
+	err := a.beat(t, b)
+	assert.True(t, strings.HasPrefix(err.Error(), want), "%v", err)
+	assert.ErrorIs(t, err, ErrUnreachable)
+	stream, events := openTestStream(a.transportNode, b.id)
+	defer stream.Close()
+	err = awaitValue(t, events.closed, "the end of the stream")
+	assert.True(t, strings.HasPrefix(err.Error(), want), "%v", err)
+
+	first, second = newTCPPair(t, 5*time.Second)
+	a, b = startTCP(t, first), startTCP(t, second)
+	b.handler.heartbeat = func(context.Context, *Heartbeat) (*HeartbeatResponse, error) { return nil, ErrOtherDisk }
+	assert.EqualError(t, a.beat(t, b), "raft: peer b answered: peer came back with another disk")
 }
 
 func TestTCPJoinerWithoutFingerprint(t *testing.T) {
@@ -816,6 +1028,7 @@ func TestTCPBadResponses(t *testing.T) {
 		"unsupported":  {kindError, "\x92\x0a\xa2no", ErrUnsupported, false},
 		"later error":  {kindError, "\x93\x0a\xa2no\xc0", ErrUnsupported, false},
 		"unknown code": {kindError, "\x92\xcd\x10\x10\xa2no", nil, false},
+		"huge code":    {kindError, "\x92\xce\x00\x01\x00\x02\xa2no", nil, false}, // 65538, not CodeNotAccepted
 		"no error":     {kindError, "\x90", ErrInvalidMessage, true},
 		"other kind":   {kindVote + kindResponse, "\x90", ErrInvalidMessage, true},
 		"nil fields":   {kindHeartbeat + kindResponse, "\x93\xc0\xc0\xc0", ErrInvalidMessage, true},
@@ -853,6 +1066,28 @@ func TestTCPBadResponses(t *testing.T) {
 	}
 }
 
+// A refusal's code is not cut to its low bits either.
+func TestTCPRefusalWithAHugeCode(t *testing.T) {
+	first, _ := newTCPPair(t, time.Second)
+	a := startTCP(t, first)
+	listener := listen(t)
+	a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		wire.ReadHello(bufio.NewReader(conn))
+		conn.Write((&wire.Refusal{Code: 1<<16 + uint64(CodeOutcomeUnknown), Reason: "no"}).Append(nil))
+	}()
+	_, err := a.CallHeartbeat(testContext(t), "raw", &Heartbeat{Header: Header{From: "a", To: "raw"}})
+	assert.ErrorIs(t, err, ErrUnreachable)
+	var remote *RemoteError
+	require.ErrorAs(t, err, &remote)
+	assert.Equal(t, CodeInternal, remote.Code)
+}
+
 // testCertificate is a TLS config for nodes at 127.0.0.1 that trust one another.
 func testCertificate(t *testing.T) *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -871,6 +1106,24 @@ func testCertificate(t *testing.T) *tls.Config {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		RootCAs:      pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
 	}
+}
+
+// Who asked for TLS does not get plain text.
+func TestTCPWithTLSWithoutConfig(t *testing.T) {
+	listener := listen(t)
+	a := newTransportNode(transportUnderTest{
+		NewTCPTransport(map[NodeID]string{"b": listener.Addr().String()}, time.Second, WithListener(listener), WithTLS(nil)), Local{ID: "a"},
+	})
+	assert.ErrorContains(t, a.Serve(a.local, a.handler), "WithTLS was given no config")
+	_, err := a.CallVote(testContext(t), "b", &VoteRequest{Header: Header{From: "a", To: "b"}})
+	assert.ErrorIs(t, err, ErrUnreachable)
+	assert.ErrorContains(t, err, "WithTLS was given no config")
+	stream, events := openTestStream(a, "b")
+	defer stream.Close()
+	assert.ErrorContains(t, awaitValue(t, events.closed, "the end of the stream"), "WithTLS was given no config")
+	assert.NoError(t, a.Close())
+	_, err = net.Dial("tcp", listener.Addr().String())
+	assert.Error(t, err, "the listener is the transport's, and closed")
 }
 
 func TestTCPTLSAgainstPlain(t *testing.T) {
@@ -898,6 +1151,45 @@ func TestTCPTLSAgainstPlain(t *testing.T) {
 		}
 		return false
 	}, "a line in the log")
+}
+
+// Mutual TLS turns away a peer without a certificate, and one with a foreign
+// one, whoever dials. Both sides say why.
+func TestTCPTLSRefusesStrangers(t *testing.T) {
+	good, foreign := testCertificate(t), testCertificate(t)
+	bare := good.Clone()
+	bare.Certificates = nil
+	stranger := good.Clone() // trusts the others, and shows what they do not trust
+	stranger.Certificates = foreign.Certificates
+	for name, test := range map[string]struct {
+		config             *tls.Config
+		dialing, accepting string // what the stranger is told when it dials, and what the member logs
+		asked, askedBy     string // what a member is told when it dials the stranger, and what the stranger logs
+	}{
+		"no certificate": {bare, "the peer broke off TLS", "client didn't provide a certificate", "the peer broke off TLS", "no certificates configured"},
+		"foreign":        {stranger, "the peer broke off TLS", "certificate signed by unknown authority", "certificate signed by unknown authority", "bad certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listenA, listenB := listen(t), listen(t)
+			peers := map[NodeID]string{"a": listenA.Addr().String(), "b": listenB.Addr().String()}
+			a := startTCP(t, transportUnderTest{NewTCPTransport(peers, 5*time.Second, WithListener(listenA), WithTLS(test.config)), Local{ID: "a", Address: peers["a"]}})
+			b := startTCP(t, transportUnderTest{NewTCPTransport(peers, 5*time.Second, WithListener(listenB), WithTLS(good)), Local{ID: "b", Address: peers["b"]}})
+			for _, test := range []struct {
+				from, to        *tcpNode
+				dialer, accepts string
+			}{
+				{a, b, test.dialing, test.accepting},
+				{b, a, test.asked, test.askedBy},
+			} {
+				err := test.from.beat(t, test.to)
+				assert.ErrorIs(t, err, ErrUnreachable)
+				assert.ErrorContains(t, err, test.dialer)
+				eventually(t, func() bool { return test.to.logs.FilterMessage("refused a connection").Len() == 1 }, "a line in the log")
+				assert.Contains(t, test.to.logs.FilterMessage("refused a connection").All()[0].ContextMap()["error"], test.accepts)
+			}
+			assert.Zero(t, a.tcp.Stats().Accepted+b.tcp.Stats().Accepted)
+		})
+	}
 }
 
 // BenchmarkTCPAppendStream keeps 16 appends of 100 entries of 128 bytes in flight.

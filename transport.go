@@ -89,8 +89,9 @@ type AppendStreamer interface {
 
 // AppendStream is an ordered stream of AppendEntries to one peer.
 type AppendStream interface {
-	// Send queues a request. It never blocks: false means that the queue is
-	// full or the stream is broken, and that the request was not taken.
+	// Send queues a request. It never blocks: false means that the request was
+	// not taken, since the queue is full, the stream is broken, or the request
+	// is larger than the transport can carry.
 	Send(request *AppendEntries) bool
 	// Close ends the stream without waiting for what is under way. It may be called from onClosed's goroutine too.
 	Close()

@@ -32,9 +32,14 @@
 // Kinds and ids are unsigned integers. Kinds from [KindHello] to [KindRefusal]
 // belong to the handshake, all others to the transport:
 //
-//	hello    [96, 0, [lowest version, highest version, fingerprint (16 bytes), from, to, incarnation, purpose]]
-//	welcome  [97, 0, [version, incarnation]]
+//	hello    [96, 0, [lowest version, highest version, fingerprint (16 bytes), from, to, incarnation, purpose, timeout]]
+//	welcome  [97, 0, [version, incarnation, timeout]]
 //	refusal  [98, 0, [code, reason]]
+//
+// The timeout is that of the sender, in microseconds. Each side sends something
+// at least every half of the shorter of the two timeouts, so that a side with a
+// short one does not take the other for dead. It may be missing, or 0: then the
+// other side goes by its own.
 //
 // None of these constants may change: nodes of different releases talk to each
 // other. The files in testdata hold the bytes.

@@ -30,11 +30,11 @@ func reader(data []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(
 // TestGoldenFrames compares with the bytes that other releases send. They never
 // change; a new kind gets a new file.
 func TestGoldenFrames(t *testing.T) {
-	hello := Hello{MinVersion: 1, MaxVersion: 1, From: "node-1", To: "node-2", Incarnation: 0x0102030405060708, Purpose: PurposeBulk}
+	hello := Hello{MinVersion: 1, MaxVersion: 1, From: "node-1", To: "node-2", Incarnation: 0x0102030405060708, Purpose: PurposeBulk, Timeout: 500_000}
 	for i := range hello.Fingerprint {
 		hello.Fingerprint[i] = byte(i)
 	}
-	welcome := Welcome{Version: 1, Incarnation: 300}
+	welcome := Welcome{Version: 1, Incarnation: 300, Timeout: 125_000}
 	refusal := Refusal{Code: 11, Reason: "another cluster"}
 	for name, got := range map[string][]byte{
 		"frame":   frame(t, 2, 1000, AppendBytes(AppendArrayLen(nil, 1), []byte("message"))),
@@ -42,11 +42,7 @@ func TestGoldenFrames(t *testing.T) {
 		"welcome": welcome.Append(nil),
 		"refusal": refusal.Append(nil),
 	} {
-		text, err := os.ReadFile(filepath.Join("testdata", name+".hex"))
-		require.NoError(t, err)
-		want, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-		require.NoError(t, err, name)
-		assert.Equal(t, hex.Dump(want), hex.Dump(got), name)
+		assert.Equal(t, hex.Dump(golden(t, name)), hex.Dump(got), name)
 	}
 
 	gotHello, err := ReadHello(reader(hello.Append(nil)))
@@ -57,6 +53,24 @@ func TestGoldenFrames(t *testing.T) {
 	assert.Equal(t, &welcome, gotWelcome)
 	_, err = ReadWelcome(reader(refusal.Append(nil)))
 	assert.Equal(t, &refusal, err)
+
+	// A peer may leave the timeout out.
+	hello.Timeout, welcome.Timeout = 0, 0
+	gotHello, err = ReadHello(reader(golden(t, "hello-without-timeout")))
+	require.NoError(t, err)
+	assert.Equal(t, &hello, gotHello)
+	gotWelcome, err = ReadWelcome(reader(golden(t, "welcome-without-timeout")))
+	require.NoError(t, err)
+	assert.Equal(t, &welcome, gotWelcome)
+}
+
+// golden returns the bytes that a file of testdata holds.
+func golden(t *testing.T, name string) []byte {
+	text, err := os.ReadFile(filepath.Join("testdata", name+".hex"))
+	require.NoError(t, err)
+	data, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	require.NoError(t, err, name)
+	return data
 }
 
 func TestFrameRoundTrip(t *testing.T) {
@@ -173,16 +187,17 @@ func TestHandshakePeculiarities(t *testing.T) {
 	assert.ErrorIs(t, err, ErrMalformed)
 
 	// A later version may add fields.
-	fields := AppendArrayLen(nil, 9)
+	fields := AppendArrayLen(nil, 10)
 	for _, v := range []uint64{1, 5} {
 		fields = AppendUint(fields, v)
 	}
 	fields = AppendBytes(fields, make([]byte, 16))
-	fields = AppendUint(AppendUint(AppendString(AppendString(fields, "a"), "b"), 1), 1)
+	fields = AppendUint(AppendUint(AppendUint(AppendString(AppendString(fields, "a"), "b"), 1), 1), 9)
 	fields = AppendString(AppendBytes(fields, []byte("more")), "and more")
 	hello, err := ReadHello(reader(append([]byte(Preamble), frame(t, KindHello, 0, fields)...)))
 	require.NoError(t, err)
 	assert.EqualValues(t, 5, hello.MaxVersion)
+	assert.EqualValues(t, 9, hello.Timeout)
 
 	refusal := Refusal{Reason: strings.Repeat("because ", 1000)}
 	_, err = ReadWelcome(reader(refusal.Append(nil)))

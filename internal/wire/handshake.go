@@ -40,6 +40,14 @@ const (
 	maxReason         = 1 << 10
 )
 
+// How many fields a message of the handshake has at least. The timeout came
+// later: a peer may leave it out.
+const (
+	helloFields   = 7
+	welcomeFields = 2
+	refusalFields = 2
+)
+
 // Errors of reading a handshake, beside ErrMalformed.
 var (
 	// ErrPeerSpeaksTLS is returned when a TLS record stands in place of the preamble.
@@ -55,6 +63,7 @@ type Hello struct {
 	From, To               string
 	Incarnation            uint64 // of the sender's storage
 	Purpose                uint64
+	Timeout                uint64 // the sender's, in microseconds: it wants to hear something twice in it; 0: not said
 }
 
 // Append appends the preamble and the frame.
@@ -62,7 +71,7 @@ func (h *Hello) Append(dst []byte) []byte {
 	dst = append(dst, Preamble...)
 	start := len(dst)
 	dst = BeginFrame(dst, KindHello, 0)
-	dst = AppendArrayLen(dst, 7)
+	dst = AppendArrayLen(dst, helloFields+1)
 	dst = AppendUint(dst, h.MinVersion)
 	dst = AppendUint(dst, h.MaxVersion)
 	dst = AppendBytes(dst, h.Fingerprint[:])
@@ -70,6 +79,7 @@ func (h *Hello) Append(dst []byte) []byte {
 	dst = AppendString(dst, h.To)
 	dst = AppendUint(dst, h.Incarnation)
 	dst = AppendUint(dst, h.Purpose)
+	dst = AppendUint(dst, h.Timeout)
 	return endSmallFrame(dst, start)
 }
 
@@ -84,7 +94,7 @@ func ReadHello(r *bufio.Reader) (*Hello, error) {
 	}
 	h := new(Hello)
 	n := fields.ArrayLen()
-	if fields.Err() == nil && n < 7 {
+	if fields.Err() == nil && n < helloFields {
 		fields.Fail("hello has too few fields")
 	}
 	h.MinVersion, h.MaxVersion = fields.Uint(), fields.Uint()
@@ -95,7 +105,7 @@ func ReadHello(r *bufio.Reader) (*Hello, error) {
 	}
 	h.From, h.To = fields.String(maxName), fields.String(maxName)
 	h.Incarnation, h.Purpose = fields.Uint(), fields.Uint()
-	fields.Skip(n - 7)
+	h.Timeout = readTimeout(&fields, n-helloFields)
 	return h, fields.Err()
 }
 
@@ -103,6 +113,7 @@ func ReadHello(r *bufio.Reader) (*Hello, error) {
 type Welcome struct {
 	Version     uint64 // that this connection uses
 	Incarnation uint64 // of the responder's storage
+	Timeout     uint64 // the responder's, as in Hello
 }
 
 // Append appends the preamble and the frame.
@@ -110,9 +121,10 @@ func (w *Welcome) Append(dst []byte) []byte {
 	dst = append(dst, Preamble...)
 	start := len(dst)
 	dst = BeginFrame(dst, KindWelcome, 0)
-	dst = AppendArrayLen(dst, 2)
+	dst = AppendArrayLen(dst, welcomeFields+1)
 	dst = AppendUint(dst, w.Version)
 	dst = AppendUint(dst, w.Incarnation)
+	dst = AppendUint(dst, w.Timeout)
 	return endSmallFrame(dst, start)
 }
 
@@ -129,7 +141,7 @@ func (e *Refusal) Append(dst []byte) []byte {
 	dst = append(dst, Preamble...)
 	start := len(dst)
 	dst = BeginFrame(dst, KindRefusal, 0)
-	dst = AppendArrayLen(dst, 2)
+	dst = AppendArrayLen(dst, refusalFields)
 	dst = AppendUint(dst, e.Code)
 	dst = AppendString(dst, e.Reason[:min(len(e.Reason), maxReason)])
 	return endSmallFrame(dst, start)
@@ -143,13 +155,13 @@ func ReadWelcome(r *bufio.Reader) (*Welcome, error) {
 		return nil, err
 	}
 	n := fields.ArrayLen()
-	if fields.Err() == nil && n < 2 {
+	if fields.Err() == nil && n < min(welcomeFields, refusalFields) {
 		fields.Fail("answer to a hello has too few fields")
 	}
 	switch kind {
 	case KindWelcome:
 		w := &Welcome{Version: fields.Uint(), Incarnation: fields.Uint()}
-		fields.Skip(n - 2)
+		w.Timeout = readTimeout(&fields, n-welcomeFields)
 		return w, fields.Err()
 	case KindRefusal:
 		e := &Refusal{Code: fields.Uint(), Reason: fields.String(maxReason)}
@@ -160,6 +172,17 @@ func ReadWelcome(r *bufio.Reader) (*Welcome, error) {
 	default:
 		return nil, fmt.Errorf("%w: a frame of kind %d in place of an answer to a hello", ErrMalformed, kind)
 	}
+}
+
+// readTimeout reads the field behind those that every peer sends, if it is
+// there, and skips what a later version has put behind it.
+func readTimeout(fields *Reader, left int) (timeout uint64) {
+	if left > 0 {
+		timeout = fields.Uint()
+		left--
+	}
+	fields.Skip(left)
+	return timeout
 }
 
 // readHandshake reads the preamble and one small frame. It recognises a wrong
