@@ -208,6 +208,38 @@ func TestNodeDoesNotStartOnTheDirectoryOfAnother(t *testing.T) {
 	})
 }
 
+// A leader that would send a follower what is no longer what it wrote finds out,
+// and stops. Another, whose disk is whole, takes over.
+func TestD17DamagedEntriesAreNotSpread(t *testing.T) {
+	options := directories(t)
+	options.ended = func(*testing.T, raft.NodeID, error) {}
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, options)
+		leader := c.leader()
+		behind, other := c.others(leader)[0], c.others(leader)[1]
+		c.stop(behind)
+		var want []string
+		for i := range 300 {
+			want = append(want, strings.Repeat(string('a'+rune(i%26)), 1000))
+			c.propose(leader, want[i])
+		}
+		name := filepath.Join(c.config(leader).DataDir, "0000000000000002.wal")
+		file, err := os.OpenFile(name, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte("!"), 20_000)
+		require.NoError(t, err)
+		require.NoError(t, file.Close())
+
+		c.start(behind)
+		<-c.members[leader].ended
+		require.ErrorIs(t, c.members[leader].err, raft.ErrCorrupt)
+		require.ErrorContains(t, c.members[leader].err, name)
+		c.buried(c.members[leader])
+		require.Equal(t, other, c.leader())
+		c.settled(want...)
+	})
+}
+
 // A6: starts and stops over real files and sockets, those that fail too, leave
 // nothing open and no files beside those of the log.
 func TestA6DataDirectoriesAndSocketsAreLetGo(t *testing.T) {
