@@ -631,7 +631,7 @@ func TestTCPCauseOfABreakIsNotTheOutcomeOfOthers(t *testing.T) {
 
 // A request that no frame can hold is refused, and disturbs no other.
 func TestTCPTooLargeAppendIsRefused(t *testing.T) {
-	a, b := startTCPPair(t, 20*time.Second)
+	a, b := startTCPPair(t, 20*time.Second, WithSendQueue(1<<30))
 	entered, release := make(chan bool, 1), make(chan bool)
 	b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
 		entered <- true
