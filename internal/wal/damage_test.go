@@ -69,9 +69,12 @@ func newSpecimen(t testing.TB, name string, steps int, closed bool, random uint6
 }
 
 // newInterrupted is a log that a crash met when it went on in a second segment:
-// that was there, and the first one not sealed. It was used after that.
-func newInterrupted(t *testing.T) *specimen {
+// that was there, and the first one not sealed. It was opened after that, and got
+// some more batches.
+func newInterrupted(t *testing.T, more int, random uint64) *specimen {
 	options := inline(1 << 10)
+	salt := options.Random
+	options.Random = func() uint64 { return salt() + random }
 	disk := vfs.NewMemory()
 	named := 0
 	disk.Inject(func(op vfs.Op) error {
@@ -86,7 +89,7 @@ func newInterrupted(t *testing.T) *specimen {
 	log, _, err := Open(disk, "log", options)
 	require.NoError(t, err)
 	steps := specimenSteps()
-	s := &specimen{name: "interrupted rotation", want: &twin{}}
+	s := &specimen{name: fmt.Sprintf("interrupted rotation and %d more", more), want: &twin{}}
 	done := 0
 	for ; err == nil; done++ {
 		if log, err = take(disk, log, options, steps[done]); err == nil {
@@ -97,7 +100,7 @@ func newInterrupted(t *testing.T) *specimen {
 	disk = disk.CrashClone(vfs.CrashLose, 0)
 	log, _, err = Open(disk, "log", options)
 	require.NoError(t, err)
-	for _, step := range steps[done-1 : done+3] {
+	for _, step := range steps[done-1 : done-1+more] {
 		require.NoError(t, log.Append(step.batch))
 		s.before, s.want = s.want, s.want.after(step)
 	}
@@ -115,7 +118,7 @@ func specimens(t *testing.T) []*specimen {
 	return []*specimen{
 		newSpecimen(t, "one segment", 4, false, 0), newSpecimen(t, "one segment", 4, true, 0),
 		newSpecimen(t, "several segments", 30, false, 0), newSpecimen(t, "several segments", 30, true, 0),
-		newInterrupted(t),
+		newInterrupted(t, 0, 0), newInterrupted(t, 4, 0),
 	}
 }
 
@@ -267,14 +270,17 @@ func TestFilesMixedUp(t *testing.T) {
 	other := newSpecimen(t, "another log", 30, false, 1)
 	all := append(specimens(t), newSpecimen(t, "nothing compacted", 28, false, 0), newSpecimen(t, "nothing compacted", 28, true, 0))
 	for _, s := range all {
-		if len(s.order) == 1 {
-			continue // nothing is there to say that it is another one's, or missing
+		if len(s.order) == 1 { // nothing is there to say that it is another one's, or missing
+			disk := s.disk.CrashClone(vfs.CrashKeep, 0)
+			require.NoError(t, disk.Rename(s.last(), "log/"+fileName(2, segmentSuffix)))
+			require.Error(t, s.judge(t, disk, false, "as segment 2"))
+			continue
 		}
 		end, _ := fileNumber(path.Base(s.last()), segmentSuffix)
 		for _, name := range s.order {
 			disk := s.disk.CrashClone(vfs.CrashKeep, 0)
 			require.NoError(t, disk.Remove(name))
-			require.Error(t, s.judge(t, disk, false, "without %s", name))
+			require.ErrorContains(t, s.judge(t, disk, false, "without %s", name), name+" is damaged at offset 0: it is missing")
 
 			disk = s.disk.CrashClone(vfs.CrashKeep, 0)
 			require.NoError(t, disk.Put(name, other.files[name]))
@@ -297,6 +303,14 @@ func TestFilesMixedUp(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestEmptySegmentOfAnother has nothing in it that tells it apart but its header.
+func TestEmptySegmentOfAnother(t *testing.T) {
+	s, other := newInterrupted(t, 0, 0), newInterrupted(t, 0, 1)
+	disk := s.disk.CrashClone(vfs.CrashKeep, 0)
+	require.NoError(t, disk.Put(s.last(), other.files[s.last()]))
+	require.Error(t, s.judge(t, disk, false, "with the end of another"))
 }
 
 // TestNewerVersion is refused, and so is a file of something else.
