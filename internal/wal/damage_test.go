@@ -313,6 +313,27 @@ func TestEmptySegmentOfAnother(t *testing.T) {
 	require.Error(t, s.judge(t, disk, false, "with the end of another"))
 }
 
+// TestBatchesOfTwoHistories: a disk that has lost a write shows the batch that was
+// there before, from which the log went on in another way.
+func TestBatchesOfTwoHistories(t *testing.T) {
+	name := "log/" + fileName(1, segmentSuffix)
+	files := make([][]byte, 2)
+	for i := range files {
+		disk := vfs.NewMemory()
+		log, _, err := Open(disk, "log", inline(1<<10))
+		require.NoError(t, err)
+		for k, text := range []string{"first", fmt.Sprintf("second of %d", i), "third"} {
+			require.NoError(t, log.Append(Batch{Runs: []Run{newRun(1, uint64(k+1), text)}}))
+		}
+		files[i] = disk.Files()[name]
+	}
+	border := batches(files[0])[1].end()
+	disk := vfs.NewMemory()
+	require.NoError(t, disk.Put(name, append(files[0][:border:border], files[1][border:]...)))
+	_, _, err := Open(disk, "log", inline(1<<10))
+	checkDamage(t, disk.Files(), err, "two histories")
+}
+
 // TestNewerVersion is refused, and so is a file of something else.
 func TestNewerVersion(t *testing.T) {
 	for _, s := range specimens(t) {
