@@ -570,6 +570,38 @@ func TestContentsAreTheCallers(t *testing.T) {
 	require.Equal(t, []TermStart{{2, 1}}, contents.Terms)
 }
 
+// TestWhatDoesNotFit is refused, changes nothing, and the log goes on.
+func TestWhatDoesNotFit(t *testing.T) {
+	disk := vfs.NewMemory()
+	log, _, err := Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	require.NoError(t, log.Append(Batch{Commit: 5, Runs: []Run{newRun(2, 1, "1", "2", "3", "4"), newRun(4, 5, "5", "6", "7")}}))
+	require.NoError(t, log.Compact(Position{3, 2}))
+	before, files := log.Contents(), disk.Files()
+	for name, b := range map[string]Batch{
+		"below the commit index":  {Runs: []Run{newRun(5, 5, "x")}},
+		"below the compacted one": {Runs: []Run{newRun(5, 2, "x")}},
+		"behind a gap":            {Runs: []Run{newRun(5, 9, "x")}},
+		"of an older term":        {Runs: []Run{newRun(3, 7, "x")}},
+		"of a term going back":    {Runs: []Run{newRun(6, 8, "x"), newRun(5, 9, "x")}},
+		"with a gap in it":        {Runs: []Run{newRun(6, 8, "x"), newRun(6, 10, "x")}},
+		"without an entry":        {Runs: []Run{newRun(6, 8)}},
+		"committed too far":       {Commit: 8},
+		"at the end of numbers":   {Runs: []Run{newRun(6, farthest+1, "x")}},
+	} {
+		require.ErrorContains(t, log.Append(b), "does not fit", name)
+	}
+	for _, to := range []Position{{}, {3, 2}, {2, 2}, {4, 3}, {5, 2}, {7, 5}, {farthest + 1, 9}} {
+		require.ErrorContains(t, log.Compact(to), "cannot be compacted")
+	}
+	require.NoError(t, log.Append(Batch{}))
+	require.NoError(t, log.Append(Batch{Commit: 4}))
+	require.Equal(t, before, log.Contents())
+	require.Equal(t, files, disk.Files())
+	require.NoError(t, log.Append(Batch{Commit: 6, Runs: []Run{newRun(5, 6, "x")}}))
+	require.NoError(t, log.Close())
+}
+
 // TestTooLarge refuses what could not be read back, and goes on.
 func TestTooLarge(t *testing.T) {
 	log, _, err := Open(vfs.NewMemory(), "log", inline(1<<20))
