@@ -69,9 +69,12 @@ func newSpecimen(t testing.TB, name string, steps int, closed bool, random uint6
 }
 
 // newInterrupted is a log that a crash met when it went on in a second segment:
-// that was there, and the first one not sealed. It was used after that.
-func newInterrupted(t *testing.T) *specimen {
+// that was there, and the first one not sealed. It was opened after that, and got
+// some more batches.
+func newInterrupted(t *testing.T, more int, random uint64) *specimen {
 	options := inline(1 << 10)
+	salt := options.Random
+	options.Random = func() uint64 { return salt() + random }
 	disk := vfs.NewMemory()
 	named := 0
 	disk.Inject(func(op vfs.Op) error {
@@ -86,7 +89,7 @@ func newInterrupted(t *testing.T) *specimen {
 	log, _, err := Open(disk, "log", options)
 	require.NoError(t, err)
 	steps := specimenSteps()
-	s := &specimen{name: "interrupted rotation", want: &twin{}}
+	s := &specimen{name: fmt.Sprintf("interrupted rotation and %d more", more), want: &twin{}}
 	done := 0
 	for ; err == nil; done++ {
 		if log, err = take(disk, log, options, steps[done]); err == nil {
@@ -97,7 +100,7 @@ func newInterrupted(t *testing.T) *specimen {
 	disk = disk.CrashClone(vfs.CrashLose, 0)
 	log, _, err = Open(disk, "log", options)
 	require.NoError(t, err)
-	for _, step := range steps[done-1 : done+3] {
+	for _, step := range steps[done-1 : done-1+more] {
 		require.NoError(t, log.Append(step.batch))
 		s.before, s.want = s.want, s.want.after(step)
 	}
@@ -115,7 +118,7 @@ func specimens(t *testing.T) []*specimen {
 	return []*specimen{
 		newSpecimen(t, "one segment", 4, false, 0), newSpecimen(t, "one segment", 4, true, 0),
 		newSpecimen(t, "several segments", 30, false, 0), newSpecimen(t, "several segments", 30, true, 0),
-		newInterrupted(t),
+		newInterrupted(t, 0, 0), newInterrupted(t, 4, 0),
 	}
 }
 
@@ -267,14 +270,17 @@ func TestFilesMixedUp(t *testing.T) {
 	other := newSpecimen(t, "another log", 30, false, 1)
 	all := append(specimens(t), newSpecimen(t, "nothing compacted", 28, false, 0), newSpecimen(t, "nothing compacted", 28, true, 0))
 	for _, s := range all {
-		if len(s.order) == 1 {
-			continue // nothing is there to say that it is another one's, or missing
+		if len(s.order) == 1 { // nothing is there to say that it is another one's, or missing
+			disk := s.disk.CrashClone(vfs.CrashKeep, 0)
+			require.NoError(t, disk.Rename(s.last(), "log/"+fileName(2, segmentSuffix)))
+			require.Error(t, s.judge(t, disk, false, "as segment 2"))
+			continue
 		}
 		end, _ := fileNumber(path.Base(s.last()), segmentSuffix)
 		for _, name := range s.order {
 			disk := s.disk.CrashClone(vfs.CrashKeep, 0)
 			require.NoError(t, disk.Remove(name))
-			require.Error(t, s.judge(t, disk, false, "without %s", name))
+			require.ErrorContains(t, s.judge(t, disk, false, "without %s", name), name+" is damaged at offset 0: it is missing")
 
 			disk = s.disk.CrashClone(vfs.CrashKeep, 0)
 			require.NoError(t, disk.Put(name, other.files[name]))
@@ -297,6 +303,35 @@ func TestFilesMixedUp(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestEmptySegmentOfAnother has nothing in it that tells it apart but its header.
+func TestEmptySegmentOfAnother(t *testing.T) {
+	s, other := newInterrupted(t, 0, 0), newInterrupted(t, 0, 1)
+	disk := s.disk.CrashClone(vfs.CrashKeep, 0)
+	require.NoError(t, disk.Put(s.last(), other.files[s.last()]))
+	require.Error(t, s.judge(t, disk, false, "with the end of another"))
+}
+
+// TestBatchesOfTwoHistories: a disk that has lost a write shows the batch that was
+// there before, from which the log went on in another way.
+func TestBatchesOfTwoHistories(t *testing.T) {
+	name := "log/" + fileName(1, segmentSuffix)
+	files := make([][]byte, 2)
+	for i := range files {
+		disk := vfs.NewMemory()
+		log, _, err := Open(disk, "log", inline(1<<10))
+		require.NoError(t, err)
+		for k, text := range []string{"first", fmt.Sprintf("second of %d", i), "third"} {
+			require.NoError(t, log.Append(Batch{Runs: []Run{newRun(1, uint64(k+1), text)}}))
+		}
+		files[i] = disk.Files()[name]
+	}
+	border := batches(files[0])[1].end()
+	disk := vfs.NewMemory()
+	require.NoError(t, disk.Put(name, append(files[0][:border:border], files[1][border:]...)))
+	_, _, err := Open(disk, "log", inline(1<<10))
+	checkDamage(t, disk.Files(), err, "two histories")
 }
 
 // TestNewerVersion is refused, and so is a file of something else.
@@ -533,6 +568,38 @@ func TestContentsAreTheCallers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "state", string(contents.State))
 	require.Equal(t, []TermStart{{2, 1}}, contents.Terms)
+}
+
+// TestWhatDoesNotFit is refused, changes nothing, and the log goes on.
+func TestWhatDoesNotFit(t *testing.T) {
+	disk := vfs.NewMemory()
+	log, _, err := Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	require.NoError(t, log.Append(Batch{Commit: 5, Runs: []Run{newRun(2, 1, "1", "2", "3", "4"), newRun(4, 5, "5", "6", "7")}}))
+	require.NoError(t, log.Compact(Position{3, 2}))
+	before, files := log.Contents(), disk.Files()
+	for name, b := range map[string]Batch{
+		"below the commit index":  {Runs: []Run{newRun(5, 5, "x")}},
+		"below the compacted one": {Runs: []Run{newRun(5, 2, "x")}},
+		"behind a gap":            {Runs: []Run{newRun(5, 9, "x")}},
+		"of an older term":        {Runs: []Run{newRun(3, 7, "x")}},
+		"of a term going back":    {Runs: []Run{newRun(6, 8, "x"), newRun(5, 9, "x")}},
+		"with a gap in it":        {Runs: []Run{newRun(6, 8, "x"), newRun(6, 10, "x")}},
+		"without an entry":        {Runs: []Run{newRun(6, 8)}},
+		"committed too far":       {Commit: 8},
+		"at the end of numbers":   {Runs: []Run{newRun(6, farthest+1, "x")}},
+	} {
+		require.ErrorContains(t, log.Append(b), "does not fit", name)
+	}
+	for _, to := range []Position{{}, {3, 2}, {2, 2}, {4, 3}, {5, 2}, {7, 5}, {farthest + 1, 9}} {
+		require.ErrorContains(t, log.Compact(to), "cannot be compacted")
+	}
+	require.NoError(t, log.Append(Batch{}))
+	require.NoError(t, log.Append(Batch{Commit: 4}))
+	require.Equal(t, before, log.Contents())
+	require.Equal(t, files, disk.Files())
+	require.NoError(t, log.Append(Batch{Commit: 6, Runs: []Run{newRun(5, 6, "x")}}))
+	require.NoError(t, log.Close())
 }
 
 // TestTooLarge refuses what could not be read back, and goes on.

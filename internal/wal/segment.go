@@ -169,19 +169,17 @@ func (l *Log) dropSpare() error {
 // already.
 func (l *Log) remove(segments []*segment) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.removals = append(l.removals, segments...)
-	if len(l.removals) == 0 || l.removing {
-		return
-	}
-	l.removing = true
-	if !l.options.Inline {
-		l.background.Go(l.removeAll)
-		return
-	}
+	start := len(l.removals) > 0 && !l.removing
+	l.removing = l.removing || start
 	l.mu.Unlock()
-	l.removeAll()
-	l.mu.Lock()
+	switch {
+	case !start:
+	case l.options.Inline:
+		l.removeAll()
+	default:
+		l.background.Go(l.removeAll)
+	}
 }
 
 // removeAll removes segments, the oldest first and each durably before the
