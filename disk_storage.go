@@ -113,6 +113,9 @@ func (s *diskStorage) Entries(first, last Index, maxBytes int) (Entries, error) 
 func bodyOf(r wal.Run) ([]byte, error) {
 	reader := wire.NewReader(r.Body)
 	body := parseBody(&reader, r.Count)
+	if r.Count == r.Total && len(reader.Rest()) > 0 {
+		reader.Fail("bytes behind the last entry")
+	}
 	return body, reader.Err()
 }
 

@@ -116,6 +116,10 @@ func TestDiskStorageChecksEntries(t *testing.T) {
 	_, err := s.Entries(1, 2, math.MaxInt)
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.ErrorContains(t, err, "entries 1 to 2")
+	more := append(appendEntry(nil, EntryNoop, nil), 0)
+	require.NoError(t, s.log.Append(wal.Batch{Runs: []wal.Run{{Term: 1, First: 3, Count: 1, Body: more}}}))
+	_, err = s.Entries(3, 3, math.MaxInt)
+	require.ErrorIs(t, err, ErrCorrupt)
 
 	require.NoError(t, s.log.Append(wal.Batch{State: []byte("no hard state")}))
 	_, err = s.Load()
