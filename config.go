@@ -84,10 +84,10 @@ type Config struct {
 	// ProposeAsync reports ErrOverloaded. Default 64 MiB.
 	MaxPendingBytes int
 
-	// MaxUnappliedBytes bounds what a leader's log holds beyond the applied
-	// index, counted in the same way: while it is exceeded, proposals wait in
-	// their queue. It is how a slow state machine, or a lost quorum, slows down
-	// its callers. Default 64 MiB.
+	// MaxUnappliedBytes bounds what a leader's log holds that is not applied yet,
+	// or not on the leader's own disk, counted in the same way: while it is
+	// exceeded, proposals wait in their queue. It is how a slow state machine, a
+	// slow disk, or a lost quorum, slows down its callers. Default 64 MiB.
 	MaxUnappliedBytes int
 
 	// LogCacheBytes bounds the part of the log that is in memory, its end, each
