@@ -413,8 +413,11 @@ func (c *core) checkStreams(now time.Duration) {
 		first := p.inflight[0]
 		waits := now - max(first.sent, p.landed)
 		if waits >= c.patience(p, first.bytes) {
+			told := p.stuck != "" // once until it acknowledges something
 			p.stuck = fmt.Sprintf("entries up to %d were not acknowledged for %v", first.last, waits)
-			c.tell("probe follower", p.id, "%s", p.stuck)
+			if !told {
+				c.tell("probe follower", p.id, "%s", p.stuck)
+			}
 			p.startAgain()
 			if now < p.contact+c.settings.electionTimeout {
 				p.slow = min(p.slow+1, maxSlow)
