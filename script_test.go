@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // The scripts in testdata/scripts are stories of the core and the driver, told
@@ -64,6 +67,7 @@ var scriptCommands = []scriptCommand{
 	{"limits", "limits [batch BYTES] [window MESSAGES] [cache BYTES]: of nodes that start from now on", (*script).setLimits},
 	{"seed", "seed NUMBER: of the chance in nodes that start from now on", (*script).setSeed},
 	{"start", "start NODE...: for the first time, with nothing but the first configuration", (*script).start},
+	{"lead", "lead NODE: all start for the first time, and this one is elected, of which nothing is printed", (*script).lead},
 	{"given", "given NODE: log RUNS[, term N][, vote NODE][, commit N][, compacted N][, cold][, restarted]: it runs, in this state", (*script).startGiven},
 
 	// Time, and elections.
@@ -92,7 +96,7 @@ var scriptCommands = []scriptCommand{
 	{"stall", "stall NODE...: its disk ends no write by itself", (*script).stall},
 	{"finish", "finish NODE: its disk ends the write under way", (*script).finish},
 	{"resume", "resume NODE...: its disk is as before", (*script).resume},
-	{"fail", "fail NODE [at the sync]: its disk fails at once, or in the sync, and drops what was not synced", (*script).fail},
+	{"fail", "fail NODE write|sync: this step of the write under way returns an input/output error; what was not synced is dropped", (*script).fail},
 	{"delay", "delay reads|commands NODE: its reads of entries, or its state machine, do not get on", (*script).delay},
 	{"hurry", "hurry reads|commands NODE: they do again", (*script).hurry},
 	{"freeze", "freeze NODE...: its process stands still, and knows nothing of it", (*script).freeze},
@@ -387,7 +391,7 @@ func (s *script) message() any {
 func (s *script) print(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	if !s.hidden["times"] {
-		line = fmt.Sprintf("[%v] %s", s.rig.now, line)
+		line = fmt.Sprintf("[%v] %s", s.rig.now.Round(time.Millisecond), line)
 	}
 	s.out = append(s.out, line)
 }
@@ -435,6 +439,8 @@ func (s *script) post(p *packet) {
 
 // tell prints the outcome of a command.
 func (s *script) tell(id NodeID, command string, o *outcome) {
+	unknown, refused := errors.Is(o.err, ErrOutcomeUnknown), errors.Is(o.err, ErrNotAccepted)
+	require.Equal(s.t, o.err != nil, unknown != refused, "an error is of one class: %v", o.err)
 	if s.hidden["answers"] {
 		return
 	}
@@ -499,6 +505,27 @@ func (s *script) setLimits() {
 func (s *script) setSeed() { s.rig.seed = s.number(s.word("a number")) }
 
 func (s *script) start() { s.each(s.rig.start) }
+
+func (s *script) lead() {
+	id := s.node()
+	s.silently(func() {
+		for _, other := range s.rig.ids {
+			s.rig.start(other)
+		}
+		s.rig.elect(id)
+	})
+}
+
+// silently hides all lines meanwhile.
+func (s *script) silently(do func()) {
+	before := s.hidden
+	s.hidden = map[string]bool{}
+	for _, kind := range lineKinds {
+		s.hidden[kind] = true
+	}
+	do()
+	s.hidden = before
+}
 
 func (s *script) startGiven() {
 	id := s.node()
@@ -648,12 +675,14 @@ func (s *script) fail() {
 	if n.disk == nil || n.saving == nil {
 		s.mistake("%s has no disk, or no write is under way", id)
 	}
-	operation := 1
-	if s.optional("at", "the", "sync") {
-		operation = 2
+	step := s.word("write or sync")
+	kind, known := map[string]vfs.OpKind{"write": vfs.OpWrite, "sync": vfs.OpSync}[step]
+	if !known {
+		s.mistake("%q is no step of a write", step)
 	}
-	n.disk.FailAfter(n.disk.Operations() + operation)
+	n.disk.Inject(vfs.Nth(kind, 1, vfs.ErrIO))
 	err := n.storage.Save(*n.saving)
+	n.disk.Inject(nil)
 	require.Error(s.t, err)
 	n.saving = nil
 	s.rig.do(id, failed{err})
@@ -815,13 +844,7 @@ func (s *script) why() {
 }
 
 func (s *script) healthy() {
-	before := s.hidden
-	s.hidden = map[string]bool{}
-	for _, kind := range lineKinds {
-		s.hidden[kind] = true
-	}
-	s.rig.requireHealthy()
-	s.hidden = before
+	s.silently(s.rig.requireHealthy)
 	leader := s.rig.leader()
 	s.print("%s leads in term %d, and all members are equal", leader, s.rig.core(leader).currentTerm)
 }

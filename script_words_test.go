@@ -304,6 +304,9 @@ func parseRuns(text string) ([]place, error) {
 		}
 		term, _ := strconv.ParseUint(m[3], 10, 32)
 		for i := first; i <= last; i++ {
+			if n := len(places); n > 0 && (places[n-1].index != Index(i)-1 || places[n-1].term > Term(term)) {
+				return nil, fmt.Errorf("%d@%d does not follow %d@%d", i, term, places[n-1].index, places[n-1].term)
+			}
 			places = append(places, place{Index(i), Term(term)})
 		}
 	}
@@ -317,7 +320,7 @@ func (r *rig) entriesAt(places []place) Entries {
 	for _, p := range places {
 		entries = append(entries, r.entryAt(p))
 	}
-	return joinEntries(entries)
+	return MakeEntries(entries...)
 }
 
 func (r *rig) entryAt(p place) LogEntry {
@@ -338,21 +341,6 @@ func (r *rig) entryAt(p place) LogEntry {
 	panic("no entry")
 }
 
-// joinEntries makes entries of what may have gaps, as no correct node sends it.
-func joinEntries(entries []LogEntry) Entries {
-	var all Entries
-	for _, e := range entries {
-		one := MakeEntries(e)
-		if n := len(all.runs); n > 0 && all.runs[n-1].term == e.Term && all.runs[n-1].last()+1 == e.Index {
-			last := &all.runs[n-1]
-			last.count, last.body = last.count+1, append(last.body, one.runs[0].body...)
-			continue
-		}
-		all.runs = append(all.runs, one.runs...)
-	}
-	return all
-}
-
 // parseState reads the state of given.
 func parseState(text string) (at, error) {
 	f, err := parseFields(text, "log", "term", "vote", "commit", "compacted", "cold", "restarted", "strangers")
@@ -365,13 +353,10 @@ func parseState(text string) (at, error) {
 	}
 	s := at{vote: NodeID(f["vote"]), cold: f.has("cold"), restarted: f.has("restarted"), strangers: f.has("strangers")}
 	var words []string
-	for i, p := range places {
-		if p.index != Index(i+1) || i > 0 && p.term < places[i-1].term {
-			return at{}, fmt.Errorf("%d@%d is out of place in a log", p.index, p.term)
-		}
+	for _, p := range places {
 		words = append(words, fmt.Sprint(p.term))
 	}
-	if len(places) == 0 || places[0].term != 1 {
+	if len(places) == 0 || places[0] != (place{1, 1}) {
 		return at{}, fmt.Errorf("a log starts with the first configuration, 1@1")
 	}
 	s.log = strings.Join(words, " ")
