@@ -142,6 +142,91 @@ func TestScript(t *testing.T) {
 	}
 }
 
+// What cannot be obeyed is reported with file and line, what went wrong, and how the
+// command is used.
+func TestScriptReportsMistakes(t *testing.T) {
+	const given = "nodes a b c\ngiven b: log 1..2@1, term 2\n"
+	for text, wrong := range map[string]string{
+		"state":                                    "the first command is nodes",
+		"nodes":                                    "a node is missing",
+		"nodes a a":                                `"a" cannot be the name of a node`,
+		given + "juggle b":                         "there is no such command",
+		given + "timeout d":                        `there is no node "d"`,
+		given + "timeout a":                        "a does not run",
+		given + "timeout":                          "a node is missing",
+		given + "timeout b b":                      `"b" is left over`,
+		given + "tick b: now":                      `"now" is left over`,
+		given + "pass":                             "a time is missing",
+		given + "pass 3 days":                      "times are in timeouts or heartbeats",
+		given + "deliver a b":                      "a link is written a -> b",
+		given + "deliver a -> b":                   "no such message is under way",
+		given + "deliver a -> b Vote":              `"Vote" is not a kind of message`,
+		given + "finish b":                         "no write of b is under way",
+		given + "fail b sync":                      "b has no disk",
+		given + "show everything":                  `no lines of the kind "everything"`,
+		given + "given b: log 1@1":                 "b was started before",
+		given + "given c: log 2@1":                 "a log starts with the first configuration",
+		given + "given c: log 1@1 3@1":             "3@1 does not follow 1@1",
+		given + "given c: log 1@1, term 1, term 1": `"term 1" is none of`,
+		given + "given c: log 1..3@1, commit 2, compacted 3": "as far as it is committed",
+		given + "send a -> b: Hello(term 1)":                 "there is no message",
+		given + "send a -> b: Heartbeat":                     "is no message",
+		given + "send a -> b: Heartbeat(term x)":             `term "x" is not a number`,
+		given + "send a -> b: RequestVote(term 3, last 2)":   "is not an entry",
+		given + "send a -> b: HeartbeatAnswer(term 2)":       "answers are sent with reply",
+		given + "reply a -> b: HeartbeatAnswer(term 2)":      "b has asked a nothing of the kind",
+		given + "reply a -> b: VoteAnswer(term 2)":           "either granted or refused",
+	} {
+		_, problems := runScript(t, "story.txt", text)
+		require.Len(t, problems, 1, text)
+		require.True(t, problems[0].mistake)
+		require.Regexp(t, `^story\.txt:[123]: `, problems[0].text)
+		require.Contains(t, problems[0].text, wrong)
+	}
+}
+
+// Other output than before is shown line by line, and what the script says
+// besides is kept.
+func TestScriptShowsHowOutputDiffers(t *testing.T) {
+	const text = `# A story.
+
+nodes a b c
+given b: log 1..2@1, term 2
+  there was a line
+state
+  b: follower, term 2, log 1..2@1, commit 0
+send a -> b: Heartbeat(term 3, commit 0)
+  b, of a: it leads term 3 -> follow leader
+  b writes term 4
+`
+	told, problems := runScript(t, "story.txt", text)
+	require.Len(t, problems, 2)
+	require.Equal(t, "story.txt:4: given b: log 1..2@1, term 2: the output differs (- before, + now):\n  - there was a line", problems[0].text)
+	require.Equal(t, "story.txt:8: send a -> b: Heartbeat(term 3, commit 0): the output differs (- before, + now):\n"+
+		"    b, of a: it leads term 3 -> follow leader\n  - b writes term 4\n  + b writes term 3", problems[1].text)
+	require.Equal(t, strings.NewReplacer("  there was a line\n", "", "term 4", "term 3").Replace(text), told)
+	again, problems := runScript(t, "story.txt", told)
+	require.Empty(t, problems)
+	require.Equal(t, told, again)
+}
+
+// Messages are read in the form in which they are written.
+func TestScriptReadsWhatItWrites(t *testing.T) {
+	r := newRig(t, "a b c")
+	for _, text := range []string{
+		"RequestVote(term 2, last 3@1)", "RequestVote(term 2, last 3@1, transfer)", "PreVote(term 2, last 3@1)",
+		"VoteAnswer(term 2, granted)", "VoteAnswer(term 2, refused: it voted for another candidate)", "PreVoteAnswer(term 2, granted)",
+		"Heartbeat(term 2, commit 1)", "HeartbeatAnswer(term 2)",
+		"AppendEntries(term 2, prev 1@1, entries 2..4@1 5@2, commit 1)", "AppendEntries(term 2, prev 1@1, commit 1)",
+		"AppendAnswer(term 2, match 3)", "AppendAnswer(term 2, rejected behind 5, agree 3@1)",
+	} {
+		message, err := parseMessage(r, text)
+		require.NoError(t, err)
+		require.Equal(t, text, messageLine(message))
+		require.Contains(t, messageKinds, messageKind(message))
+	}
+}
+
 // problem is what is wrong with a script, with file and line.
 type problem struct {
 	text    string
