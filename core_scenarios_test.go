@@ -256,7 +256,7 @@ func TestF1FrozenLeaderCostsAtMostOneElection(t *testing.T) {
 		timeouts float64
 		rounds   int
 		changes  float64 // at most, per freeze
-	}{{0.5, 100, 0}, {2, 100, 1.5}, {50, 20, 1.5}} {
+	}{{0.5, 100, 0}, {2, 100, 1.5}, {50, 5, 1.5}} {
 		r := newCluster(t, "a b c")
 		r.seed = uint64(c.rounds)
 		r.elect("a")
