@@ -498,7 +498,7 @@ func (s *script) narrate(n *rigNode, _ step, w work) {
 		s.print("%s commits %d", n.id, commit)
 	}
 	s.life[n.id], s.commit[n.id] = n.life, commit
-	if w.save != nil && !s.hidden["writes"] {
+	if w.save != nil && w.failure == nil && !s.hidden["writes"] {
 		s.print("%s writes %s", n.id, batchLine(w.save, loaded(n.storage)))
 	}
 	if w.failure != nil {
