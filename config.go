@@ -49,8 +49,8 @@ type Config struct {
 	// NewMemoryStorage(), or in a place of your own. The node does not close it.
 	Storage Storage
 
-	// HeartbeatInterval is the time between two heartbeats of a leader.
-	// Default 100 ms.
+	// HeartbeatInterval is the time between two heartbeats of a leader. Default
+	// 100 ms, or a fifth of an ElectionTimeout that is less than 500 ms.
 	HeartbeatInterval time.Duration
 
 	// ElectionTimeout is how long a node stays quiet without hearing from a
@@ -110,6 +110,9 @@ func NewConfig(id NodeID, address string, peers map[NodeID]string) Config {
 // withDefaults returns a copy in which zero fields have their defaults.
 func (c Config) withDefaults() Config {
 	c.Peers = maps.Clone(c.Peers)
+	if c.ElectionTimeout > 0 {
+		defaultTo(&c.HeartbeatInterval, min(100*time.Millisecond, max(1, c.ElectionTimeout/5)))
+	}
 	defaultTo(&c.HeartbeatInterval, 100*time.Millisecond)
 	defaultTo(&c.ElectionTimeout, max(500*time.Millisecond, 3*c.HeartbeatInterval))
 	defaultTo(&c.DiskStallLimit, 5*c.ElectionTimeout)
