@@ -92,31 +92,6 @@ func TestW1MemberWithAnotherDiskDoesNotCount(t *testing.T) {
 	require.Empty(t, r.node("b").driver.status(r.now).Peers[1].Trouble)
 }
 
-// W1: a wiped node takes part in a lost majority.
-func TestW1WipedNodeDoesNotHelpToLoseAnEntry(t *testing.T) {
-	r := newCluster(t, "a b c d e")
-	for _, id := range []NodeID{"e", "d", "a"} { // so that all have met c
-		r.elect(id)
-	}
-	r.isolate("d")
-	r.isolate("e")
-	require.NotNil(t, r.propose("a", "x")[0])
-	r.settle()
-	require.Equal(t, []string{"x"}, r.commands)
-	r.crash("a")
-	r.heal()
-	r.isolate("b")
-	r.wipe("c")
-	r.start("c")
-	r.pass(20 * wait)
-	require.Empty(t, r.leader(), "d and e know c, and that this is not c\n%s", r)
-	r.heal()
-	r.restart("a")
-	r.node("c").driver = nil
-	r.requireHealthy()
-	require.Equal(t, "x", r.commands[0])
-}
-
 // Status says in words what is in the way.
 func TestStatusSaysWhy(t *testing.T) {
 	r := newRig(t, "a b c d e")

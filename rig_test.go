@@ -41,11 +41,13 @@ type rig struct {
 	table []*packet // in the order of sending
 	gone  map[link]bool
 	held  map[link]bool
-	late  func() time.Duration       // how long a message takes; nil: no time
-	tune  func(*coreSettings)        // changes the settings of nodes started from now on
-	watch func(*rigNode, step, work) // sees every advance, if set
-	queue int                        // maxUnappliedBytes
-	cache int                        // logCacheBytes of nodes started from now on
+	late  func() time.Duration           // how long a message takes; nil: no time
+	tune  func(*coreSettings)            // changes the settings of nodes started from now on
+	watch func(*rigNode, step, work)     // sees every advance, if set
+	sent  func(*packet)                  // sees every message that leaves, if set
+	ended func(NodeID, string, *outcome) // sees the outcome of every command, if set
+	queue int                            // maxUnappliedBytes
+	cache int                            // logCacheBytes of nodes started from now on
 
 	fingerprint [16]byte
 
@@ -99,6 +101,8 @@ type rigNode struct {
 	reads   []read // under way
 	unread  bool   // reads do not end by themselves
 	readErr error  // what reads end with, those of the applier too
+
+	frozen bool // the process stands still: nothing reaches it, and its time goes unnoticed
 
 	failure error
 	notes   []note
@@ -195,12 +199,16 @@ func (r *rig) startAt(id NodeID, s at) {
 		batch.HardState.Contacts = r.contacts(id)
 	}
 	n := r.nodes[id]
+	n.open()
 	require.NoError(r.t, n.storage.Save(batch))
 	for i := Index(len(r.committed)) + 1; i <= s.compacted; i++ {
 		term := stretches(loaded(n.storage).Terms).term(i)
 		r.committed = append(r.committed, commitment{term, term})
 	}
 	require.NoError(r.t, n.storage.Compact(s.compacted))
+	if n.disk != nil {
+		r.crash(id) // so that boot can open the disk
+	}
 	n.boot(s.restarted)
 	if !s.cold {
 		n.warm()
@@ -292,7 +300,13 @@ func (r *rig) crash(id NodeID) {
 	if n.disk != nil {
 		n.disk = n.disk.CrashClone(vfs.CrashKill, 0)
 	}
-	n.driver, n.saving, n.task, n.reads = nil, nil, nil, nil
+	r.forget(id)
+}
+
+// forget drops all that a process knew.
+func (r *rig) forget(id NodeID) {
+	n := r.nodes[id]
+	n.driver, n.saving, n.task, n.reads, n.frozen = nil, nil, nil, nil, false
 }
 
 // crashAfterWrite ends the process between the end of the write under way and
@@ -375,6 +389,9 @@ func (n *rigNode) answer(replies []reply) {
 // The network.
 
 func (r *rig) put(p *packet) {
+	if r.sent != nil {
+		r.sent(p)
+	}
 	p.due = r.now
 	if r.late != nil {
 		p.due += r.late()
@@ -575,7 +592,7 @@ func (r *rig) deliverable(p *packet) bool {
 	if p.lost && !p.asked(p.to) {
 		receiver = p.from
 	}
-	return p.due <= r.now && !r.held[p.link] && r.nodes[receiver].started
+	return p.due <= r.now && !r.held[p.link] && r.nodes[receiver].started && !r.nodes[receiver].frozen
 }
 
 // The disk, the state machine, and time.
@@ -652,19 +669,8 @@ func (r *rig) settle() {
 }
 
 func (r *rig) settleOne() bool {
-	for _, id := range r.ids {
-		n := r.nodes[id]
-		switch {
-		case n.driver != nil && n.saving != nil && !n.stalled:
-			r.finishWrite(id)
-			return true
-		case n.driver != nil && n.task != nil && !n.slow:
-			r.apply(id)
-			return true
-		case n.driver != nil && len(n.reads) > 0 && !n.unread:
-			r.read(id)
-			return true
-		}
+	if r.workOne() {
+		return true
 	}
 	for i, p := range r.table {
 		if r.deliverable(p) {
@@ -676,6 +682,30 @@ func (r *rig) settleOne() bool {
 	return false
 }
 
+// workOne lets one node's disk or state machine get on, and reports whether
+// there was anything to do.
+func (r *rig) workOne() bool {
+	for _, id := range r.ids {
+		n := r.nodes[id]
+		switch {
+		case n.driver == nil || n.frozen:
+		case n.saving != nil && !n.stalled:
+			r.finishWrite(id)
+			return true
+		case n.task != nil && !n.slow:
+			r.apply(id)
+			return true
+		case len(n.reads) > 0 && !n.unread:
+			r.read(id)
+			return true
+		}
+	}
+	return false
+}
+
+// awake reports whether a process of the node runs and time reaches it.
+func (r *rig) awake(id NodeID) bool { return r.up(id) && !r.nodes[id].frozen }
+
 // pass lets time pass, and whatever happens in it.
 func (r *rig) pass(d time.Duration) {
 	end := r.now + d
@@ -683,7 +713,7 @@ func (r *rig) pass(d time.Duration) {
 	for {
 		next := end
 		for _, id := range r.ids {
-			if r.up(id) {
+			if r.awake(id) {
 				next = min(next, r.core(id).deadline())
 			}
 		}
@@ -694,7 +724,7 @@ func (r *rig) pass(d time.Duration) {
 		}
 		r.now = max(r.now, next)
 		for _, id := range r.ids {
-			if r.up(id) && r.core(id).deadline() <= r.now {
+			if r.awake(id) && r.core(id).deadline() <= r.now {
 				r.do(id)
 			}
 		}
@@ -881,6 +911,9 @@ func (r *rig) propose(id NodeID, commands ...string) []*outcome {
 		b.proposals = append(b.proposals, proposal{end: len(b.body), done: func(result Result, err error) {
 			require.False(r.t, o.ended, "a second outcome")
 			*o = outcome{true, result, err}
+			if r.ended != nil {
+				r.ended(id, command, o)
+			}
 		}})
 	}
 	r.nodes[id].advance(nil, []*batch{b})
