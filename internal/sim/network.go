@@ -154,7 +154,7 @@ func (s *Stream) carry(direction, from, to int, deliver func()) {
 	}
 	q := n.quality(from, to)
 	if n.IsCut(from, to) || n.random.Float64() < q.Loss/4 { // a connection sends again what is lost; it breaks only rarely
-		s.breakLater()
+		s.Break()
 		return
 	}
 	at := max(n.world.now+n.travel(from, to), s.last[direction])
@@ -163,15 +163,15 @@ func (s *Stream) carry(direction, from, to int, deliver func()) {
 		switch {
 		case s.broken && n.random.IntN(2) == 0: // else it was in the buffers of the other end already
 		case n.IsCut(from, to):
-			s.breakLater()
+			s.Break()
 		default:
 			deliver()
 		}
 	})
 }
 
-// breakLater breaks the stream. Its sender learns that soon, late, or never.
-func (s *Stream) breakLater() {
+// Break breaks the stream. Its sender learns that soon, late, or never.
+func (s *Stream) Break() {
 	if s.broken {
 		return
 	}
