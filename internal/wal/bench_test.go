@@ -93,12 +93,17 @@ type appender struct {
 }
 
 func newAppender(log *Log, count int) *appender {
-	body := make([]byte, count*entryBytes)
+	return &appender{log, []Run{{Term: 1, First: log.Contents().Last.Index + 1, Count: count, Body: noise(count * entryBytes)}}}
+}
+
+// noise is bytes that no disk makes smaller.
+func noise(n int) []byte {
+	b := make([]byte, n)
 	random := rand.New(rand.NewPCG(1, 1))
-	for i := range body {
-		body[i] = byte(random.Uint32())
+	for i := range b {
+		b[i] = byte(random.Uint32())
 	}
-	return &appender{log, []Run{{Term: 1, First: log.Contents().Last.Index + 1, Count: count, Body: body}}}
+	return b
 }
 
 func (a *appender) append() error {
@@ -134,7 +139,7 @@ func BenchmarkBareLoop(b *testing.B) {
 	for _, count := range batchSizes {
 		b.Run(fmt.Sprint(count), func(b *testing.B) {
 			bare := newBareLoop(b, filepath.ToSlash(b.TempDir()), 64<<20)
-			bytes := make([]byte, batchBytes(count))
+			bytes := noise(batchBytes(count))
 			b.SetBytes(int64(count * entryBytes))
 			b.ReportAllocs()
 			for b.Loop() {
@@ -226,7 +231,7 @@ func TestCompareWithBareLoop(t *testing.T) {
 		log := openReal(t, t.TempDir())
 		a := newAppender(log, count)
 		bare := newBareLoop(t, filepath.ToSlash(t.TempDir()), 64<<20)
-		bytes := make([]byte, batchBytes(count))
+		bytes := noise(batchBytes(count))
 		var ours, theirs []time.Duration
 		for start := time.Now(); time.Since(start) < *compare; {
 			before := time.Now()

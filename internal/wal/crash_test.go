@@ -52,7 +52,7 @@ func (c *crasher) run(steps []step) int {
 		}
 		return nil
 	})
-	options := c.options
+	options := inline(c.options.SegmentBytes) // with random numbers of its own
 	options.Inline = !c.background
 	c.now("open", c.acked, c.pending)
 	log, _, err := Open(fs, "log", options)
