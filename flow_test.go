@@ -71,16 +71,15 @@ func TestSlowFollowerGetsMorePatience(t *testing.T) {
 	first := stuck()
 	require.InDelta(t, 2*wait, first, float64(2*beat))
 	require.Contains(t, r.trouble("b", "a"), "were not acknowledged for")
-	require.Equal(t, 500, c.batchBytes(p))
+	require.Equal(t, 250, c.batchBytes(p))
+	require.Equal(t, 2*wait+2*time.Second, c.patience(p, 512<<10), "half as fast a link")
 	second := stuck()
-	require.InDelta(t, 4*wait, second, float64(2*beat))
-	for range 10 {
-		p.slow = min(p.slow+1, maxSlow)
-	}
-	require.Equal(t, 1000>>maxSlow, c.batchBytes(p))
+	require.InDelta(t, 2*wait, second, float64(2*beat), "what is small does not wait for longer")
+	require.Equal(t, 1000/16, c.batchBytes(p))
+	p.slow = 4
 
 	// It acknowledges fast: once for each step back.
-	for n := maxSlow; n > 0; n-- {
+	for n := 4; n > 0; n-- {
 		require.Equal(t, n, p.slow)
 		r.propose("b", fmt.Sprint("x", n))
 		r.do("b")

@@ -377,18 +377,19 @@ func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
 
 // patience is how long a follower may take to acknowledge entries of that size,
 // from when those before them were acknowledged, until they are sent again: two
-// election timeouts, and what a slow link needs. For a follower that this was not
-// enough for, though it could be reached, it is twice as long, and batches are half
-// as large, up to maxSlow times.
+// election timeouts, and what a slow link needs. If this was not enough for a
+// follower that could be reached, its link is taken to be half as fast, and batches
+// are a quarter as large, up to maxSlow times. A stream may be wedged as well as
+// slow, so what is small never waits for much longer.
 func (c *core) patience(p *progress, bytes int) time.Duration {
 	const slowLink = 512 << 10 // bytes per second
-	return (2*c.settings.electionTimeout + time.Duration(bytes)*time.Second/slowLink) << p.slow
+	return 2*c.settings.electionTimeout + time.Duration(bytes)*time.Second/slowLink<<p.slow
 }
 
-const maxSlow = 4
+const maxSlow = 6
 
 // batchBytes bounds the entries in one message to a follower.
-func (c *core) batchBytes(p *progress) int { return c.settings.maxBatchBytes >> p.slow }
+func (c *core) batchBytes(p *progress) int { return c.settings.maxBatchBytes >> (2 * p.slow) }
 
 // lessPatience takes patience back from a follower that acknowledges in much less
 // time than it is given.
