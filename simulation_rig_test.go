@@ -49,7 +49,7 @@ func drawSettings(random *rand.Rand) simSettings {
 	return simSettings{
 		nodes:        []int{1, 3, 3, 3, 3, 5, 5}[random.IntN(7)],
 		cacheBytes:   []int{1, 2 << 10, 1 << 20}[random.IntN(3)],
-		batchBytes:   []int{1, 200, 4 << 10, 1 << 20}[random.IntN(4)],
+		batchBytes:   []int{300, 4 << 10, 1 << 20}[random.IntN(3)],
 		window:       []int{1, 4, 64}[random.IntN(3)],
 		segmentBytes: []int64{1 << 10, 4 << 10, 64 << 10}[random.IntN(3)],
 		faulty:       time.Duration(5+random.IntN(10)) * time.Second,

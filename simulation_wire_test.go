@@ -84,12 +84,13 @@ func (n *simNode) call(to *simNode, request []byte, patience time.Duration, arri
 			if to.life != theirs {
 				return
 			}
+			var answer []byte
+			if err == nil {
+				answer = to.answer(n.id, response)
+			}
 			n.network.Send(to.number, n.number, func() {
-				if timeout.Cancel(); err == nil {
-					end(to.answer(n.id, response), nil)
-				} else {
-					end(nil, err)
-				}
+				timeout.Cancel()
+				end(answer, err)
 			})
 		}))
 	})
