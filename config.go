@@ -49,8 +49,8 @@ type Config struct {
 	// NewMemoryStorage(), or in a place of your own. The node does not close it.
 	Storage Storage
 
-	// HeartbeatInterval is the time between two heartbeats of a leader.
-	// Default 100 ms.
+	// HeartbeatInterval is the time between two heartbeats of a leader. Default
+	// 100 ms, or a fifth of an ElectionTimeout that is less than 500 ms.
 	HeartbeatInterval time.Duration
 
 	// ElectionTimeout is how long a node stays quiet without hearing from a
@@ -84,10 +84,10 @@ type Config struct {
 	// ProposeAsync reports ErrOverloaded. Default 64 MiB.
 	MaxPendingBytes int
 
-	// MaxUnappliedBytes bounds what a leader's log holds beyond the applied
-	// index, counted in the same way: while it is exceeded, proposals wait in
-	// their queue. It is how a slow state machine, or a lost quorum, slows down
-	// its callers. Default 64 MiB.
+	// MaxUnappliedBytes bounds what a leader's log holds that is not applied yet,
+	// or not on the leader's own disk, counted in the same way: while it is
+	// exceeded, proposals wait in their queue. It is how a slow state machine, a
+	// slow disk, or a lost quorum, slows down its callers. Default 64 MiB.
 	MaxUnappliedBytes int
 
 	// LogCacheBytes bounds the part of the log that is in memory, its end, each
@@ -110,6 +110,9 @@ func NewConfig(id NodeID, address string, peers map[NodeID]string) Config {
 // withDefaults returns a copy in which zero fields have their defaults.
 func (c Config) withDefaults() Config {
 	c.Peers = maps.Clone(c.Peers)
+	if c.ElectionTimeout > 0 {
+		defaultTo(&c.HeartbeatInterval, min(100*time.Millisecond, max(1, c.ElectionTimeout/5)))
+	}
 	defaultTo(&c.HeartbeatInterval, 100*time.Millisecond)
 	defaultTo(&c.ElectionTimeout, max(500*time.Millisecond, 3*c.HeartbeatInterval))
 	defaultTo(&c.DiskStallLimit, 5*c.ElectionTimeout)

@@ -32,8 +32,8 @@ type driver struct {
 	applied  Index
 	applying bool // an applyTask is out
 
-	unapplied      []sized // the leader's own batches that are not applied, in order
-	unappliedBytes int     // what they count
+	unsettled      []sized // the leader's own batches that are not applied or not on its disk, in order
+	unsettledBytes int     // what they count
 
 	rejected map[NodeID]string        // peers that this node turned away, and why
 	told     map[NodeID]time.Duration // when that was logged last
@@ -47,7 +47,7 @@ type driverSettings struct {
 	logCacheBytes     int
 }
 
-// sized is what a batch of proposals in the log counts, until it is applied.
+// sized is what a batch of proposals in the log counts.
 type sized struct {
 	last  Index
 	bytes int
@@ -150,7 +150,7 @@ func (d *driver) step(now time.Duration, event any) {
 		// index as it is now says nothing about that: the very step that ended the
 		// leadership may have committed a successor's entries at these indexes.
 		d.failFrom(settled+1, errLeadershipLost)
-		d.unapplied, d.unappliedBytes = nil, 0
+		d.unsettled, d.unsettledBytes = nil, 0
 	}
 	if d.verify {
 		d.checkWaiting()
@@ -192,17 +192,24 @@ func (d *driver) admit(now time.Duration, event any) {
 	case written:
 		d.step(now, event)
 		d.admitDeferred(now)
+		d.settle()
 	case appliedUpTo:
 		d.applied = e.index
 		d.applying = !e.done
-		for len(d.unapplied) > 0 && d.unapplied[0].last <= e.index {
-			d.unappliedBytes -= d.unapplied[0].bytes
-			d.unapplied = d.unapplied[1:]
-		}
+		d.settle()
 	case failed:
 		d.work.failure = e.err
 	default:
 		d.step(now, event)
+	}
+}
+
+// settle takes note of batches that are applied, and on the leader's own disk:
+// its followers may be faster than that is.
+func (d *driver) settle() {
+	for len(d.unsettled) > 0 && d.unsettled[0].last <= min(d.applied, d.core.log.durable) {
+		d.unsettledBytes -= d.unsettled[0].bytes
+		d.unsettled = d.unsettled[1:]
 	}
 }
 
@@ -323,7 +330,7 @@ func (d *driver) proposalRoom() int {
 	if d.core.role != Leader {
 		return math.MaxInt
 	}
-	return d.settings.maxUnappliedBytes - d.unappliedBytes
+	return d.settings.maxUnappliedBytes - d.unsettledBytes
 }
 
 // propose appends a batch of commands, or refuses it.
@@ -342,8 +349,8 @@ func (d *driver) propose(now time.Duration, b *batch) {
 	b.term.Store(uint64(c.currentTerm))
 	b.first.Store(uint64(first)) // last: who sees it sees the term too
 	d.waiting = append(d.waiting, waitingRun{first, c.currentTerm, b.proposals})
-	d.unapplied = append(d.unapplied, sized{c.log.last(), b.size()})
-	d.unappliedBytes += b.size()
+	d.unsettled = append(d.unsettled, sized{c.log.last(), b.size()})
+	d.unsettledBytes += b.size()
 }
 
 // leaderAddress returns where the leader listens, from its own word or from
@@ -509,7 +516,7 @@ func (d *driver) clone() *driver {
 	e.requests = slices.Clone(d.requests)
 	e.deferred = slices.Clone(d.deferred)
 	e.waiting = slices.Clone(d.waiting)
-	e.unapplied = slices.Clone(d.unapplied)
+	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
 	return &e
 }
@@ -517,7 +524,7 @@ func (d *driver) clone() *driver {
 // hash returns a digest of the state that later steps depend on.
 func (d *driver) hash() uint64 {
 	h := fnv.New64a()
-	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.unapplied, d.unappliedBytes, len(d.replies), len(d.appendReplies), d.rejected)
+	fmt.Fprintln(h, d.core.hash(), d.applied, d.applying, d.unsettled, d.unsettledBytes, len(d.replies), len(d.appendReplies), d.rejected)
 	for _, e := range d.deferred {
 		switch a := e.event.(type) { // the response on its own, so that it is printed and not its address
 		case voteAnswered:

@@ -518,6 +518,7 @@ func ExampleCheckStorage() {
 // Everything that is wrong with a configuration is reported at once.
 func ExampleNewNode() {
 	config := raft.NewConfig("node1", "127.0.0.1:5001", map[raft.NodeID]string{"node2": "127.0.0.1:5002"})
+	config.HeartbeatInterval = 100 * time.Millisecond
 	config.ElectionTimeout = 200 * time.Millisecond
 	_, err := raft.NewNode(config, new(counter), raft.NewMemoryNetwork().Transport("node1"))
 	fmt.Println(errors.Is(err, raft.ErrConfig))

@@ -171,3 +171,45 @@ func (r *rig) trouble(leader, peer NodeID) string {
 	}
 	return "it is no peer"
 }
+
+// What gathers while a disk hangs goes to it in pieces that it can take.
+func TestWritesAreBounded(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.queue = 1 << 30
+	r.restart("a")
+	r.elect("a")
+	r.stall("a")
+	r.propose("a", "x")
+	last := r.core("a").log.last() + 2*maxWriteRuns + 100
+	for r.core("a").log.last() < last { // a run each
+		index := r.core("a").log.last() + 1
+		r.core("a").log.appendRun(run{r.core("a").currentTerm, index, 1, appendEntry(nil, EntryCommand, nil)})
+	}
+	writes := 0
+	r.node("a").driver.verify = false // which would copy it all for each step
+	for r.node("a").saving != nil {
+		require.LessOrEqual(t, len(r.node("a").saving.Entries.runs), maxWriteRuns)
+		require.LessOrEqual(t, r.node("a").saving.Commit, r.node("a").saving.Entries.last())
+		r.finishWrite("a")
+		writes++
+	}
+	require.Equal(t, 3+1, writes, "the first was under way with what was there then")
+	require.Equal(t, last, r.core("a").log.durable)
+	require.Equal(t, last, loaded(r.node("a").storage).Last)
+}
+
+// A leader whose own disk is slow holds its callers back, though its followers
+// commit and everything is applied.
+func TestLeadersSlowDiskHoldsBackProposals(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.queue = 1000
+	r.restart("a")
+	r.elect("a")
+	r.stall("a")
+	r.propose("a", strings.Repeat("x", 2000))
+	r.settle()
+	require.Contains(t, r.node("a").machine.commands, strings.Repeat("x", 2000))
+	require.LessOrEqual(t, r.node("a").driver.proposalRoom(), 0)
+	r.resume("a")
+	require.Positive(t, r.node("a").driver.proposalRoom())
+}

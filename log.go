@@ -519,11 +519,24 @@ func (l *raftLog) truncate(index Index) {
 	l.writing = min(l.writing, l.end)
 }
 
-// unhanded returns what was not handed to the storage yet.
-func (l *raftLog) unhanded() Entries { return l.from(l.handed+1, math.MaxInt) }
+// A write has about so much at most: what gathers while a disk hangs may be more
+// than a storage takes at once.
+const (
+	maxWriteBytes = 64 << 20
+	maxWriteRuns  = 1 << 15
+)
 
-// hand marks everything as handed to the storage.
-func (l *raftLog) hand() { l.handed, l.writing = l.last(), l.last() }
+// hand returns what was not handed to the storage yet, as much as one write may
+// have, and marks it as handed.
+func (l *raftLog) hand() Entries {
+	e := l.from(l.handed+1, maxWriteBytes)
+	if len(e.runs) > maxWriteRuns {
+		e.runs = e.runs[:maxWriteRuns:maxWriteRuns]
+	}
+	l.handed = max(l.handed, e.last())
+	l.writing = l.handed
+	return e
+}
 
 // written marks as durable what the write that ended has made so.
 func (l *raftLog) written() { l.durable = max(l.durable, l.writing) }

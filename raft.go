@@ -422,7 +422,7 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 	if c.isWriting || (c.writing == c.remembered && c.log.handed == c.log.last()) {
 		return SaveBatch{}, false
 	}
-	batch := SaveBatch{Entries: c.log.unhanded(), Commit: min(c.commitIndex, c.log.last())}
+	batch := SaveBatch{Entries: c.log.hand(), Commit: c.commitIndex}
 	if c.writing != c.remembered {
 		batch.HardState = &HardState{
 			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
@@ -431,8 +431,8 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 			Configuration: ConfigurationEntry{c.configuration.index, c.configuration.data},
 		}
 	}
+	batch.Commit = min(batch.Commit, c.log.handed)
 	c.isWriting, c.writingSince, c.writing = true, now, c.remembered
-	c.log.hand()
 	return batch, true
 }
 

@@ -169,3 +169,16 @@ func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A short election timeout alone is a valid configuration: heartbeats follow.
+func TestShortElectionTimeoutHasShortHeartbeats(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
+			config.HeartbeatInterval, config.ElectionTimeout = 0, 150*time.Millisecond
+		}})
+		leader, term := c.leader(), c.status(c.leader()).Term
+		time.Sleep(10 * time.Second)
+		require.Equal(t, leader, c.leader())
+		require.Equal(t, term, c.status(leader).Term)
+	})
+}
