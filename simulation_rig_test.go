@@ -18,7 +18,7 @@ import (
 // simulated world: driver and core, the inbox with its batches, the storage in
 // files on a disk that crashes, the applier, and the bytes of all messages.
 
-// life is one run of a cluster in a world of its own.
+// simulation is one life of a cluster in a world of its own.
 type simulation struct {
 	seed     uint64
 	world    *sim.World
@@ -31,6 +31,8 @@ type simulation struct {
 	random   *rand.Rand // of the cluster's own chances: delays of disks and the like
 	settings simSettings
 	over     bool // the faults are
+
+	lies func(*simNode) bool // a disk says that it has written, and has not
 }
 
 // simSettings are drawn for each seed.
@@ -502,6 +504,9 @@ func (n *simNode) save(batch *SaveBatch) {
 func (n *simNode) written() {
 	batch := *n.saving
 	n.saving = nil
+	if n.lies != nil && n.lies(n) {
+		batch = SaveBatch{}
+	}
 	if err := n.storage.Save(batch); err != nil {
 		n.post(failed{fmt.Errorf("raft: node %s cannot write to its storage: %w", n.id, err)})
 		return
@@ -557,7 +562,7 @@ func (n *simNode) observe() {
 	n.judge.Observe(sim.Observation{
 		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: vote, Leads: c.role == Leader,
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
-		Memory: n.inbox.pending + n.driver.unappliedBytes, Entry: n.entry,
+		Memory: n.inbox.pending + n.driver.unsettledBytes, Entry: n.entry,
 	})
 }
 

@@ -146,7 +146,7 @@ func (j *Judge) commitsStay(o Observation, k *known) {
 	if k.last.Life == o.Life {
 		from = max(from, k.last.Commit+1)
 	}
-	for i := from; i <= o.Commit; i++ {
+	for i := from; i <= min(o.Commit, o.Last); i++ {
 		term, digest := o.Entry(i)
 		if n := uint64(len(j.committed)); i <= n {
 			if c := j.committed[i-1]; c.term != term || c.digest != digest {

@@ -38,12 +38,10 @@ type World struct {
 
 // Line is a line of the story.
 type Line struct {
-	Kind     string // constant
-	Node     int    // whom it is about; -1: nobody
-	Peer     int    // the other one, if there is one; -1: nobody
-	Text     string
-	Sent     time.Duration // of a message that arrives: when it left
-	HasPeers bool
+	Kind string // constant
+	Node int    // whom it is about; -1: nobody
+	Peer int    // the other one, if there is one; -1: nobody
+	Text string
 }
 
 // NewWorld returns a world at time 0 in which nothing is to happen.
