@@ -1,0 +1,290 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// FaultKind says what goes wrong.
+type FaultKind int
+
+// The kinds of faults. A seed draws which of them its life has.
+const (
+	Isolate    FaultKind = iota // a node is cut off from all others
+	Split                       // the nodes fall apart into two groups
+	OneWay                      // a link is cut in one direction
+	Flap                        // a link is cut and mended again and again
+	BadLink                     // a link loses, doubles and delays
+	BadNetwork                  // all links do
+	Clog                        // a link holds back what is sent, and lets it all go at once
+	Kill                        // a process ends, and comes back later
+	PowerCut                    // a machine loses power, and what its disk has not synced
+	Blackout                    // all machines lose power at the same instant
+	Pause                       // a process stands still, and its clock with it
+	Freeze                      // a process stands still while its clock goes on
+	Drift                       // a clock runs fast or slow
+	Leap                        // a clock leaps forward
+	SlowDisk                    // writes take long
+	HungDisk                    // a write does not end
+	BadDisk                     // a sync fails
+	SlowApply                   // the state machine takes long
+	faultKinds
+)
+
+var faultNames = [faultKinds]string{
+	"isolate", "split", "one-way", "flap", "bad link", "bad network", "clog", "kill", "power cut", "blackout",
+	"pause", "freeze", "drift", "leap", "slow disk", "hung disk", "bad disk", "slow apply",
+}
+
+func (k FaultKind) String() string { return faultNames[k] }
+
+// Fault is something that goes wrong for a time.
+type Fault struct {
+	At, For time.Duration
+	Kind    FaultKind
+	Node    int // and Peer: whom it hits, where that matters
+	Peer    int
+	Level   float64 // how hard, from 0 to 1
+	Seed    uint64  // of the chances within
+}
+
+func (f Fault) String() string {
+	s := fmt.Sprintf("%v %v", f.At, f.Kind)
+	switch f.Kind {
+	case Split, BadNetwork, Blackout:
+	case OneWay, Flap, BadLink, Clog:
+		s += fmt.Sprintf(" %d-%d", f.Node, f.Peer)
+	default:
+		s += fmt.Sprintf(" %d", f.Node)
+	}
+	return fmt.Sprintf("%s for %v, level %.2f", s, f.For, f.Level)
+}
+
+// Plan is all that goes wrong in a life.
+type Plan []Fault
+
+func (p Plan) String() string {
+	var b strings.Builder
+	for _, f := range p {
+		fmt.Fprintln(&b, f)
+	}
+	return b.String()
+}
+
+// usual is how long faults of a kind last, and how many there are in a minute, in
+// a life that has them at full strength.
+var usual = [faultKinds]struct {
+	lasts  time.Duration
+	perMin float64
+}{
+	Isolate: {3 * time.Second, 10}, Split: {4 * time.Second, 8}, OneWay: {3 * time.Second, 15},
+	Flap: {3 * time.Second, 8}, BadLink: {4 * time.Second, 15}, BadNetwork: {5 * time.Second, 4},
+	Clog: {time.Second, 15}, Kill: {1500 * time.Millisecond, 15}, PowerCut: {1500 * time.Millisecond, 12},
+	Blackout: {time.Second, 3}, Pause: {time.Second, 8}, Freeze: {time.Second, 8},
+	Drift: {10 * time.Second, 6}, Leap: {0, 8}, SlowDisk: {3 * time.Second, 8},
+	HungDisk: {2 * time.Second, 8}, BadDisk: {time.Second, 5}, SlowApply: {3 * time.Second, 8},
+}
+
+// DrawPlan draws what goes wrong among n nodes until a time. Each life has some
+// kinds of faults and not others, each at its own strength: what shows only
+// without a certain fault, or only with many of one kind, is found as well.
+func DrawPlan(random *rand.Rand, n int, until time.Duration) Plan {
+	var plan Plan
+	for kind := range faultKinds {
+		if random.IntN(3) == 0 {
+			continue
+		}
+		strength := random.Float64()
+		rate := usual[kind].perMin * strength * strength * float64(until) / float64(time.Minute)
+		for range int(rate + random.Float64()) {
+			f := Fault{
+				Kind:  kind,
+				At:    time.Duration(random.Int64N(int64(until))),
+				For:   time.Duration(random.ExpFloat64() * float64(usual[kind].lasts)),
+				Node:  random.IntN(n),
+				Level: random.Float64(),
+				Seed:  random.Uint64(),
+			}
+			f.Peer = (f.Node + 1 + random.IntN(max(1, n-1))) % n
+			plan = append(plan, f)
+		}
+	}
+	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
+	return plan
+}
+
+// Machines is what faults do to processes and disks, which the world knows
+// nothing about. Nodes have numbers.
+type Machines interface {
+	Kill(node int)                  // the process ends
+	PowerCut(node int, seed uint64) // so it does, and unsynced bytes are lost
+	Start(node int)                 // it comes back; nothing if it runs
+	Freeze(node int, frozen bool)   // it stands still
+	SlowDisk(node int, by float64)  // 0: as usual
+	HangDisk(node int, hung bool)   // a write does not end
+	FailSync(node int, seed uint64) // the next sync fails
+	SlowApply(node int, by float64) // 0: as usual
+	Clock(node int) *Clock          // of its machine
+}
+
+// Inflict has the faults of a plan happen.
+func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
+	n := len(net.links)
+	for _, f := range plan {
+		w.After(f.At, func() {
+			w.Count(f.Kind.String())
+			w.Note(Line{Kind: "fault", Node: f.Node, Peer: f.Peer, Text: f.String()})
+			if end := begin(w, f, n, net, machines); end != nil {
+				w.After(f.For, func() {
+					w.Note(Line{Kind: "fault ends", Node: f.Node, Peer: f.Peer, Text: f.Kind.String()})
+					end()
+				})
+			}
+		})
+	}
+}
+
+// begin begins a fault and returns what ends it.
+func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func()) {
+	random := rand.New(rand.NewPCG(f.Seed, 0))
+	switch f.Kind {
+	case Isolate:
+		return cutBetween(net, n, func(i int) bool { return i == f.Node })
+	case Split:
+		side := make([]bool, n)
+		for i := range side {
+			side[i] = random.IntN(2) == 0
+		}
+		return cutBetween(net, n, func(i int) bool { return side[i] })
+	case OneWay:
+		net.Cut(f.Node, f.Peer)
+		return func() { net.Mend(f.Node, f.Peer) }
+	case Flap:
+		return flap(w, f, net, random)
+	case BadLink:
+		return net.Worsen(f.Node, f.Peer, worse(f.Level))
+	case BadNetwork:
+		return worsenAll(net, n, worse(f.Level/2))
+	case Clog:
+		net.Clog(f.Node, f.Peer, w.now+f.For)
+		return nil
+	case Kill:
+		machines.Kill(f.Node)
+		return func() { machines.Start(f.Node) }
+	case PowerCut:
+		machines.PowerCut(f.Node, f.Seed)
+		return func() { machines.Start(f.Node) }
+	case Blackout:
+		return blackout(w, f, n, machines)
+	case Pause:
+		machines.Clock(f.Node).Hold(true)
+		machines.Freeze(f.Node, true)
+		return func() {
+			machines.Clock(f.Node).Hold(false)
+			machines.Freeze(f.Node, false)
+		}
+	case Freeze:
+		machines.Freeze(f.Node, true)
+		return func() { machines.Freeze(f.Node, false) }
+	case Drift:
+		machines.Clock(f.Node).SetRate(0.5 + 1.5*f.Level)
+		return func() { machines.Clock(f.Node).SetRate(1) }
+	case Leap:
+		machines.Clock(f.Node).Leap(time.Duration(f.Level * float64(5*time.Second)))
+		return nil
+	case SlowDisk:
+		machines.SlowDisk(f.Node, f.Level)
+		return func() { machines.SlowDisk(f.Node, 0) }
+	case HungDisk:
+		machines.HangDisk(f.Node, true)
+		return func() { machines.HangDisk(f.Node, false) }
+	case BadDisk:
+		machines.FailSync(f.Node, f.Seed)
+		return func() { machines.Start(f.Node) } // such a node stops by itself
+	case SlowApply:
+		machines.SlowApply(f.Node, f.Level)
+		return func() { machines.SlowApply(f.Node, 0) }
+	default:
+		panic(fmt.Sprintf("sim: no way to inflict %v", f.Kind))
+	}
+}
+
+// cutBetween cuts all links between those inside and the others.
+func cutBetween(net *Network, n int, inside func(int) bool) (mend func()) {
+	each := func(do func(from, to int)) {
+		for from := range n {
+			for to := range n {
+				if inside(from) != inside(to) {
+					do(from, to)
+				}
+			}
+		}
+	}
+	each(net.Cut)
+	return func() { each(net.Mend) }
+}
+
+// flap cuts a link, and mends it, until the fault ends.
+func flap(w *World, f Fault, net *Network, random *rand.Rand) (end func()) {
+	over, cut := false, false
+	var turn func()
+	turn = func() {
+		if over {
+			return
+		}
+		if cut = !cut; cut {
+			net.Cut(f.Node, f.Peer)
+			net.Cut(f.Peer, f.Node)
+		} else {
+			net.Mend(f.Node, f.Peer)
+			net.Mend(f.Peer, f.Node)
+		}
+		w.After(time.Duration(random.Int64N(int64(300*time.Millisecond))), turn)
+	}
+	turn()
+	return func() {
+		if over = true; cut {
+			net.Mend(f.Node, f.Peer)
+			net.Mend(f.Peer, f.Node)
+		}
+	}
+}
+
+// worse is how a bad link behaves.
+func worse(level float64) Quality {
+	return Quality{
+		Delay:     time.Duration(level * float64(50*time.Millisecond)),
+		Jitter:    time.Duration(level * float64(200*time.Millisecond)),
+		Loss:      level / 3,
+		Duplicate: level / 4,
+	}
+}
+
+func worsenAll(net *Network, n int, q Quality) (end func()) {
+	var ends []func()
+	for from := range n {
+		for to := range n {
+			ends = append(ends, net.Worsen(from, to, q))
+		}
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
+// blackout cuts the power of all machines, which come back one after the other.
+func blackout(w *World, f Fault, n int, machines Machines) (end func()) {
+	for i := range n {
+		machines.PowerCut(i, f.Seed+uint64(i))
+	}
+	return func() {
+		for i := range n {
+			w.After(time.Duration((f.Seed>>(8*(i%8)))&0xff)*4*time.Millisecond, func() { machines.Start(i) })
+		}
+	}
+}

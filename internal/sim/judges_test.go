@@ -1,0 +1,180 @@
+package sim
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// logOf makes an observation of a follower whose entries have these terms.
+func logOf(node int, term uint64, terms ...uint64) Observation {
+	return Observation{
+		Node: node, Life: 1, Term: term, First: 1, Last: uint64(len(terms)),
+		Entry: func(i uint64) (uint64, uint64) { return terms[i-1], 100*i + terms[i-1] },
+	}
+}
+
+// Each promise that is broken is found, and by its own name.
+func TestJudgeFindsEachBrokenPromise(t *testing.T) {
+	with := func(o Observation, change func(*Observation)) Observation {
+		change(&o)
+		return o
+	}
+	leads := func(o *Observation) { o.Leads = true }
+	committed := func(index uint64) func(*Observation) { return func(o *Observation) { o.Commit = index } }
+	cases := map[string][]Observation{
+		"monotone term":       {logOf(0, 2, 1), logOf(0, 1, 1)},
+		"one vote a term":     {with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 1 }), with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 2 })},
+		"monotone commit":     {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(0, 2, 1, 1), committed(1))},
+		"order of indexes":    {with(logOf(0, 2, 1), committed(2))},
+		"election safety":     {with(logOf(0, 2, 1), leads), with(logOf(1, 2, 1), leads)},
+		"log matching":        {logOf(0, 3, 1, 2, 3), logOf(1, 3, 1, 1, 3)},
+		"committed entries":   {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(1, 2, 1, 2), committed(2))},
+		"leader completeness": {with(logOf(0, 2, 1, 2), committed(2)), with(logOf(1, 3, 1), leads)},
+		"bounded memory":      {with(logOf(0, 2, 1), func(o *Observation) { o.Memory = 1000 })},
+	}
+	for promise, observations := range cases {
+		t.Run(promise, func(t *testing.T) {
+			j := NewJudge()
+			j.MaxMemory = 999
+			for i, o := range observations {
+				require.NoError(t, j.Verdict(), "before observation %d", i)
+				j.Observe(o)
+			}
+			require.ErrorContains(t, j.Verdict(), promise)
+		})
+	}
+	j := NewJudge()
+	j.Promise(0, "a vote", 5, 5, 7, 7)
+	require.NoError(t, j.Verdict())
+	j.Promise(0, "a vote", 6, 5, 0, 0)
+	require.ErrorContains(t, j.Verdict(), "before it is durable")
+}
+
+// A log that is overwritten where nothing was committed breaks no promise.
+func TestJudgeAllowsWhatRaftDoes(t *testing.T) {
+	j := NewJudge()
+	leader := logOf(0, 2, 1, 1, 2)
+	leader.Leads, leader.Commit = true, 1
+	j.Observe(leader)
+	j.Observe(logOf(1, 2, 1, 1))
+	next := logOf(1, 3, 1, 1, 3)
+	next.Leads, next.Commit = true, 3
+	j.Observe(next)
+	old := logOf(0, 3, 1, 1, 3)
+	old.Commit = 1
+	j.Observe(old)
+	restarted := logOf(0, 3, 1, 1, 3)
+	restarted.Life = 2
+	j.Observe(restarted)
+	require.NoError(t, j.Verdict())
+	require.Equal(t, uint64(3), j.Committed())
+}
+
+func TestOracleFindsEachLie(t *testing.T) {
+	type story func(o *Oracle) error
+	apply := func(o *Oracle, commands ...string) error {
+		for n, command := range commands {
+			if err := o.Apply(0, n, Applied{uint64(n + 1), command}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	ended := func(o *Oracle, call, end time.Duration, command string, outcome Outcome, index uint64, response string) {
+		op := o.Begin(0, 0, call, command)
+		op.Return, op.Outcome, op.Index, op.Response = end, outcome, index, response
+	}
+	stories := map[string]story{
+		"durability": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Done, 1, "-")
+			return o.Check()
+		},
+		"was refused": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Refused, 0, "")
+			_ = apply(o, "1 put k v")
+			return o.Check()
+		},
+		"was answered with": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Done, 1, "-")
+			ended(o, 3, 4, "2 get k", Done, 2, "-")
+			_ = apply(o, "1 put k v", "2 get k")
+			return o.Check()
+		},
+		"acknowledged at": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Done, 2, "-")
+			_ = apply(o, "1 put k v")
+			return o.Check()
+		},
+		"real-time order": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Done, 2, "w")
+			ended(o, 3, 4, "2 put k w", Done, 1, "-")
+			_ = apply(o, "2 put k w", "1 put k v")
+			return o.Check()
+		},
+		"at most once": func(o *Oracle) error { return apply(o, "1 put k v", "1 put k v") },
+		"state machine safety": func(o *Oracle) error {
+			_ = apply(o, "1 put k v")
+			return o.Apply(1, 0, Applied{1, "2 put k v"})
+		},
+	}
+	for what, tell := range stories {
+		t.Run(what, func(t *testing.T) { require.ErrorContains(t, tell(NewOracle()), what) })
+	}
+	o := NewOracle()
+	ended(o, 1, 5, "1 put k v", Done, 2, "w")
+	ended(o, 2, 4, "2 put k w", Done, 1, "-")
+	ended(o, 3, 0, "3 put k x", Unknown, 0, "")
+	ended(o, 3, 0, "4 put k y", Pending, 0, "")
+	require.NoError(t, apply(o, "2 put k w", "1 put k v", "3 put k x"))
+	require.NoError(t, o.Check())
+	require.Equal(t, 2, o.Acknowledged())
+}
+
+// The clocks of a world never go back, whatever happens to them.
+func TestClockNeverGoesBack(t *testing.T) {
+	w := NewWorld(1)
+	c := w.NewClock(time.Hour, 1.5)
+	random := w.Random("test")
+	was := c.Now()
+	for range 1000 {
+		w.RunUntil(w.Now()+time.Duration(random.Int64N(int64(time.Second))), func() bool { return false })
+		switch random.IntN(5) {
+		case 0:
+			c.SetRate(0.5 + random.Float64())
+		case 1:
+			c.Hold(random.IntN(2) == 0)
+		case 2:
+			c.Leap(time.Second)
+		}
+		require.GreaterOrEqual(t, c.Now(), was)
+		was = c.Now()
+	}
+	c.Hold(false)
+	c.SetRate(2)
+	require.InDelta(t, time.Second, c.Until(c.Now()+2*time.Second), 10)
+}
+
+// Streams keep their order, and lose only ends.
+func TestStreamKeepsItsOrder(t *testing.T) {
+	w := NewWorld(1)
+	net := w.NewNetwork(2, Quality{Delay: time.Millisecond, Jitter: 10 * time.Millisecond})
+	var got []int
+	s := net.NewStream(0, 1, nil)
+	for i := range 100 {
+		s.Send(func() { got = append(got, i) })
+	}
+	w.RunUntil(time.Minute, func() bool { return false })
+	require.Len(t, got, 100)
+	require.IsIncreasing(t, got)
+
+	told := 0
+	s = net.NewStream(0, 1, func() { told++ })
+	net.Cut(0, 1)
+	s.Send(func() { t.Error("it went through a cut link") })
+	net.Heal()
+	s.Send(func() { t.Error("it went over a broken stream") })
+	w.RunUntil(2*time.Minute, func() bool { return false })
+	require.LessOrEqual(t, told, 1)
+}

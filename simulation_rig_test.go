@@ -1,0 +1,650 @@
+package raft
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/sim"
+	"github.com/seed-8da499c8/raft/internal/vfs"
+	"github.com/seed-8da499c8/raft/internal/wal"
+)
+
+// The whole of a node but its goroutines, sockets and kernel, plugged into a
+// simulated world: driver and core, the inbox with its batches, the storage in
+// files on a disk that crashes, the applier, and the bytes of all messages.
+
+// simulation is one life of a cluster in a world of its own.
+type simulation struct {
+	seed     uint64
+	world    *sim.World
+	network  *sim.Network
+	judge    *sim.Judge
+	oracle   *sim.Oracle
+	plan     sim.Plan
+	nodes    []*simNode
+	peers    map[NodeID]string
+	random   *rand.Rand // of the cluster's own chances: delays of disks and the like
+	settings simSettings
+	over     bool // the faults are
+
+	lies func(*simNode) bool // a disk says that it has written, and has not
+}
+
+// simSettings are drawn for each seed.
+type simSettings struct {
+	nodes        int
+	cacheBytes   int
+	batchBytes   int
+	window       int
+	segmentBytes int64
+	faulty       time.Duration // how long the first phase lasts
+	clients      int
+	thinks       time.Duration // a client, between two commands
+}
+
+func drawSettings(random *rand.Rand) simSettings {
+	return simSettings{
+		nodes:        []int{1, 3, 3, 3, 3, 5, 5}[random.IntN(7)],
+		cacheBytes:   []int{1, 2 << 10, 1 << 20}[random.IntN(3)],
+		batchBytes:   []int{300, 4 << 10, 1 << 20}[random.IntN(3)],
+		window:       []int{1, 4, 64}[random.IntN(3)],
+		segmentBytes: []int64{1 << 10, 4 << 10, 64 << 10}[random.IntN(3)],
+		faulty:       time.Duration(5+random.IntN(10)) * time.Second,
+		clients:      1 + random.IntN(6),
+		thinks:       time.Duration(5+random.IntN(40)) * time.Millisecond,
+	}
+}
+
+// newSimulation returns the life of a seed, about to begin. A plan of nil is the
+// seed's own.
+func newSimulation(seed uint64, plan sim.Plan) *simulation {
+	w := sim.NewWorld(seed)
+	s := &simulation{
+		seed: seed, world: w, judge: sim.NewJudge(), oracle: sim.NewOracle(), peers: map[NodeID]string{},
+		random: w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
+	}
+	s.judge.MaxMemory = 4 << 20
+	if plan == nil {
+		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes, s.settings.faulty)
+	}
+	s.network = w.NewNetwork(s.settings.nodes, sim.Quality{Delay: 50 * time.Microsecond, Jitter: time.Millisecond})
+	for i := range s.settings.nodes {
+		id := NodeID('a' + rune(i))
+		s.peers[id] = string(id) + ".example:1"
+		n := &simNode{
+			simulation: s, number: i, id: id, disk: vfs.NewMemory(),
+			clock: w.NewClock(time.Duration(s.random.Int64N(int64(time.Hour))), 1+(s.random.Float64()-0.5)/50),
+			salts: w.Random("salts of " + string(id)),
+		}
+		n.disk.KeepAfterFailedSync(s.random.IntN(2) == 0)
+		s.nodes = append(s.nodes, n)
+	}
+	for _, n := range s.nodes {
+		n.peers = make([]*simPeer, len(s.nodes))
+	}
+	return s
+}
+
+// run lives the life and returns the promise that was broken; nil: none.
+func (s *simulation) run() error {
+	for _, n := range s.nodes {
+		s.world.After(time.Duration(s.random.Int64N(int64(100*time.Millisecond))), n.start)
+	}
+	for i := range s.settings.clients {
+		newSimClient(s, i)
+	}
+	s.world.Inflict(s.plan, s.network, simMachines{s})
+	stop := func() bool { return s.judge.Verdict() != nil }
+	s.world.RunUntil(s.settings.faulty, stop)
+	if err := s.judge.Verdict(); err != nil {
+		return err
+	}
+	if err := s.recoverAll(stop); err != nil {
+		return err
+	}
+	return s.oracle.Check()
+}
+
+// recoverAll ends all faults, but for a minority that may stay away, and requires
+// that something good happens: a leader and a fresh command within 10 election
+// timeouts, and all members equal soon after.
+func (s *simulation) recoverAll(stop func() bool) error {
+	s.over = true
+	s.network.Heal()
+	minority := (len(s.nodes) - 1) / 2
+	away := 0
+	if s.random.IntN(3) == 0 {
+		away = minority
+	}
+	for i, n := range s.nodes {
+		n.heal()
+		if i < away {
+			n.kill()
+		} else {
+			n.start()
+		}
+	}
+	s.world.Note(sim.Line{Kind: "all faults end", Node: -1, Peer: -1})
+	fresh := ""
+	healed := s.world.Now()
+	done := func() bool { return stop() || fresh != "" && s.everywhere(fresh, 1) }
+	for attempt := 0; s.world.Now() < healed+10*simElectionTimeout && !done(); attempt++ {
+		if leader := s.leader(); leader != nil && fresh == "" {
+			command := fmt.Sprintf("fresh%d put fresh 1", attempt)
+			op := s.oracle.Begin(-1, leader.number, s.world.Now(), command)
+			leader.propose(op, func() {
+				if op.Outcome == sim.Done {
+					fresh = command
+				}
+			})
+		}
+		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
+	}
+	if fresh == "" && !stop() {
+		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
+	}
+	soon := s.world.Now() + 20*simElectionTimeout
+	equal := func() bool { return stop() || s.everywhere(fresh, len(s.nodes)-away) }
+	for s.world.Now() < soon && !equal() {
+		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
+	}
+	if !equal() {
+		return fmt.Errorf("liveness: the members did not become equal within 20 election timeouts: %s", s)
+	}
+	return s.judge.Verdict()
+}
+
+// everywhere reports whether a command was applied on so many nodes.
+func (s *simulation) everywhere(command string, nodes int) bool {
+	count := 0
+	for _, n := range s.nodes {
+		if n.driver != nil && slices.Contains(n.machine.recent, command) {
+			count++
+		}
+	}
+	return count >= nodes
+}
+
+func (s *simulation) leader() *simNode {
+	for _, n := range s.nodes {
+		if n.driver != nil && !n.frozen && n.driver.core.role == Leader {
+			return n
+		}
+	}
+	return nil
+}
+
+func (s *simulation) String() string {
+	text := fmt.Sprintf("at %v", s.world.Now())
+	for _, n := range s.nodes {
+		if n.driver == nil {
+			text += fmt.Sprintf("; %s is down", n.id)
+			continue
+		}
+		st := n.driver.status(n.clock.Now())
+		text += fmt.Sprintf("; %s: %v in term %d, last %d, commit %d, applied %d (%s)", n.id, st.Role, st.Term, st.LastIndex, st.CommitIndex, st.AppliedIndex, st.Reason)
+	}
+	return text
+}
+
+const (
+	simHeartbeat       = 100 * time.Millisecond
+	simElectionTimeout = 500 * time.Millisecond
+)
+
+// simNode is a machine with a disk and a clock, and the process that may run on
+// it.
+type simNode struct {
+	*simulation
+	number int
+	id     NodeID
+	clock  *sim.Clock
+	disk   *vfs.Memory
+	salts  *rand.Rand
+
+	frozen    bool
+	hung      bool    // the disk is
+	slowDisk  float64 // 0: as usual
+	slowApply float64
+
+	// The process; driver is nil if none runs.
+	life    int
+	driver  *driver
+	storage *diskStorage
+	inbox   *inbox
+	machine *simMachine
+	saving  *SaveBatch
+	waiting func() // what waits for a disk that hangs
+	durable HardState
+	last    Index // on disk
+	turn    *sim.Event
+	alarm   *sim.Event
+	events  []any
+	turns   int
+	peers   []*simPeer
+	chunk   Entries // read last, to look at
+}
+
+// simPeer is a node's append stream to another.
+type simPeer struct {
+	term   Term
+	stream *sim.Stream
+}
+
+// start makes a process of what the disk holds.
+func (n *simNode) start() {
+	if n.driver != nil || n.disk == nil {
+		return
+	}
+	n.life++
+	storage, err := openDiskStorage(n.disk, "data", wal.Options{SegmentBytes: n.settings.segmentBytes, Inline: true, Random: n.salts.Uint64})
+	if err == nil {
+		err = n.boot(storage)
+	}
+	if errors.Is(err, vfs.ErrIO) {
+		n.disk = n.disk.CrashClone(vfs.CrashKill, 0)
+		return // a bad disk; it is tried again when that is over
+	}
+	if err != nil {
+		n.judge.Accuse("recovery", "node %s does not start: %v", n.id, err)
+		return
+	}
+	n.world.Note(sim.Line{Kind: "start", Node: n.number, Peer: -1})
+	n.world.Count("starts")
+	n.wake()
+}
+
+func (n *simNode) boot(storage *diskStorage) error {
+	state, err := storage.Load()
+	if err != nil {
+		return err
+	}
+	isNew := state.HardState.Incarnation == 0
+	if isNew {
+		batch := bootstrap(NewConfig(n.id, n.simulation.peers[n.id], n.simulation.peers), n.salts.Uint64()|1)
+		if err := storage.Save(batch); err != nil {
+			return err
+		}
+		if state, err = storage.Load(); err != nil {
+			return err
+		}
+	}
+	settings := coreSettings{
+		id: n.id, address: n.simulation.peers[n.id],
+		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
+		heartbeatInterval: simHeartbeat, electionTimeout: simElectionTimeout, diskStallLimit: 5 * simElectionTimeout,
+		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: 64 << 10, maxInflightMessages: n.settings.window,
+	}
+	c, err := newCore(settings, state, !isNew, n.salts.Uint64(), n.clock.Now())
+	if err != nil {
+		return err
+	}
+	n.storage, n.durable, n.last = storage, state.HardState, state.Last
+	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 10, maxUnappliedBytes: 1 << 20, logCacheBytes: n.settings.cacheBytes})
+	n.driver.verify = false // the judge looks at it, without a copy for each step
+	n.inbox = newInbox(1<<20, 16<<10)
+	n.machine = &simMachine{node: n, store: sim.NewStore()}
+	n.saving, n.waiting, n.chunk, n.events = nil, nil, Entries{}, nil
+	return nil
+}
+
+// end ends the process: nothing that it had begun comes to it any more.
+func (n *simNode) end() {
+	if n.alarm != nil {
+		n.alarm.Cancel()
+	}
+	for i, p := range n.peers {
+		if p != nil {
+			p.stream.Close()
+			n.peers[i] = nil
+		}
+	}
+	n.driver, n.storage, n.saving, n.waiting, n.turn, n.alarm = nil, nil, nil, nil, nil, nil
+}
+
+// kill ends the process as a signal does: the system keeps what was written.
+func (n *simNode) kill() { n.crash(vfs.CrashKill, 0) }
+
+// crash ends the process, and the machine too unless the mode is CrashKill. A
+// write under way gets as far as it happens to.
+func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
+	if n.driver != nil && n.saving != nil && n.random.IntN(2) == 0 {
+		n.disk.FailAfter(n.disk.Operations() + 1 + n.random.IntN(3))
+		_ = n.storage.Save(*n.saving) // nobody hears of it
+		n.world.Count("writes cut short")
+	}
+	if n.driver != nil {
+		n.world.Note(sim.Line{Kind: "crash", Node: n.number, Peer: -1, Text: mode.String()})
+		n.world.Count("crashes")
+	}
+	n.disk = n.disk.CrashClone(mode, seed)
+	n.end()
+}
+
+// fail ends the process by itself, with a cause: who waits is told.
+func (n *simNode) fail(cause error, w work) {
+	n.world.Note(sim.Line{Kind: "stop", Node: n.number, Peer: -1, Text: cause.Error()})
+	n.world.Count("nodes that stopped by themselves")
+	left := n.inbox.close(stoppedBy(n.id, cause))
+	for _, b := range left.batches {
+		for i := range b.proposals {
+			b.proposals[i].complete(Result{}, stoppedBy(n.id, cause))
+		}
+	}
+	d := n.driver
+	d.work.failed = w.failed
+	d.failFrom(0, cause)
+	for _, task := range []*applyTask{w.apply, n.machine.task} {
+		if task != nil {
+			for _, waits := range task.claim(task.last) {
+				d.work.failed = append(d.work.failed, failedRun{waits, cause})
+			}
+		}
+	}
+	failAll(d.work.failed, endAtOnce)
+	_ = n.storage.Close()
+	n.disk = n.disk.CrashClone(vfs.CrashKill, 0)
+	n.end()
+}
+
+// heal ends what faults did to the machine.
+func (n *simNode) heal() {
+	n.slowDisk, n.slowApply = 0, 0
+	n.clock.SetRate(1)
+	n.clock.Hold(false)
+	n.disk.Inject(nil)
+	n.freeze(false)
+	n.hang(false)
+}
+
+func (n *simNode) freeze(frozen bool) {
+	if n.frozen = frozen; !frozen {
+		n.wake()
+	}
+}
+
+func (n *simNode) hang(hung bool) {
+	n.hung = hung
+	if waiting := n.waiting; !hung && waiting != nil {
+		n.waiting = nil
+		waiting()
+	}
+}
+
+// post leaves an event for the process.
+func (n *simNode) post(event any) {
+	if n.driver != nil && n.inbox.post(event) {
+		n.wake()
+	}
+}
+
+// postIn leaves an event for one life of the process.
+func (n *simNode) postIn(life int, event any) {
+	if n.life == life {
+		n.post(event)
+	}
+}
+
+// wake has the loop turn, a moment later: what comes meanwhile is taken along.
+func (n *simNode) wake() {
+	if n.driver == nil || n.frozen || n.turn != nil {
+		return
+	}
+	life := n.life
+	n.turn = n.world.After(time.Duration(n.random.Int64N(int64(200*time.Microsecond))), func() {
+		if n.life == life && n.driver != nil {
+			n.turn = nil
+			n.serve()
+		}
+	})
+}
+
+// serve is a turn of the event loop.
+func (n *simNode) serve() {
+	if n.frozen {
+		return // who thaws it wakes it
+	}
+	in := n.inbox.take(n.events, n.driver.proposalRoom())
+	w := n.driver.advance(n.clock.Now(), in.events, in.batches)
+	clear(in.events)
+	n.events = in.events
+	if n.turns++; n.turns%50 == 0 { // it looks at the whole log
+		n.driver.core.checkInvariants()
+	}
+	n.driver.checkWaiting()
+	n.carryOut(w)
+	if n.driver == nil {
+		return
+	}
+	n.observe()
+	if in.more && n.driver.proposalRoom() > 0 {
+		n.wake()
+	}
+	if n.alarm != nil {
+		n.alarm.Cancel()
+	}
+	life := n.life
+	n.alarm = n.world.After(n.clock.Until(n.driver.core.deadline()), func() {
+		if n.life == life {
+			n.wake()
+		}
+	})
+}
+
+func (n *simNode) carryOut(w work) {
+	for _, note := range w.notes {
+		n.world.Count(note.action)
+		n.world.Note(sim.Line{Kind: note.action, Node: n.number, Peer: n.numberOf(note.peer), Text: note.fact})
+	}
+	if w.failure != nil {
+		n.reply(w.replies)
+		n.fail(w.failure, w)
+		return
+	}
+	for _, id := range w.resets {
+		n.reset(id)
+	}
+	for _, r := range w.requests {
+		n.checkRequest(r)
+		n.send(r)
+	}
+	if w.save != nil {
+		n.save(w.save)
+	}
+	n.reply(w.replies)
+	for _, r := range w.reads {
+		n.read(r)
+	}
+	if w.apply != nil {
+		n.apply(w.apply)
+	}
+	failAll(w.failed, endAtOnce)
+}
+
+func (n *simNode) numberOf(id NodeID) int {
+	if id == "" {
+		return -1
+	}
+	return int(id[0] - 'a')
+}
+
+func (n *simNode) reply(replies []reply) {
+	for _, r := range replies {
+		if err, ok := r.response.(error); ok {
+			r.respond(nil, err)
+		} else {
+			r.respond(r.response, nil)
+		}
+	}
+}
+
+// save writes a batch, which takes a while.
+func (n *simNode) save(batch *SaveBatch) {
+	n.saving = batch
+	life := n.life
+	takes := time.Duration(n.random.Int64N(int64(2*time.Millisecond))) + time.Duration(n.slowDisk*float64(n.random.Int64N(int64(2*time.Second))))
+	n.world.After(takes, func() {
+		if n.life != life || n.driver == nil {
+			return
+		}
+		if n.hung {
+			n.world.Count("writes that hung")
+			n.waiting = n.written
+			return
+		}
+		n.written()
+	})
+}
+
+func (n *simNode) written() {
+	batch := *n.saving
+	n.saving = nil
+	if n.lies != nil && n.lies(n) {
+		batch = SaveBatch{}
+	}
+	if err := n.storage.Save(batch); err != nil {
+		n.post(failed{fmt.Errorf("raft: node %s cannot write to its storage: %w", n.id, err)})
+		return
+	}
+	if batch.HardState != nil {
+		n.durable = *batch.HardState
+	}
+	if first := batch.Entries.First(); first > 0 {
+		if first <= n.last {
+			n.world.Count("suffixes truncated")
+		}
+		n.last = batch.Entries.last()
+	}
+	n.post(written{})
+}
+
+// read reads entries for a follower, which takes a while.
+func (n *simNode) read(r read) {
+	n.world.Count("reads for followers")
+	life := n.life
+	n.world.After(time.Duration(n.random.Int64N(int64(5*time.Millisecond))), func() {
+		if n.life == life && n.driver != nil {
+			entries, err := n.storage.Entries(r.first, r.last, r.maxBytes)
+			n.post(entriesRead{r, entries, err})
+		}
+	})
+}
+
+// apply has the applier work on a task, which takes a while.
+func (n *simNode) apply(task *applyTask) {
+	life := n.life
+	n.machine.task = task
+	takes := time.Duration(n.random.Int64N(int64(time.Millisecond))) + time.Duration(n.slowApply*float64(n.random.Int64N(int64(3*time.Second))))
+	n.world.After(takes, func() {
+		if n.life != life || n.driver == nil {
+			return
+		}
+		n.machine.task = nil
+		a := newApplier(n.machine, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
+		if err := a.run(task); err != nil {
+			n.post(failed{err})
+		}
+	})
+}
+
+// observe shows the judge what has become of the node.
+func (n *simNode) observe() {
+	c := n.driver.core
+	vote := uint64(0)
+	if c.votedFor != "" {
+		vote = uint64(c.votedFor[0])
+	}
+	n.judge.Observe(sim.Observation{
+		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: vote, Leads: c.role == Leader,
+		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
+		Memory: n.inbox.pending + n.driver.unsettledBytes, Entry: n.entry,
+	})
+}
+
+// entry returns the term and a digest of an entry, from memory or disk.
+func (n *simNode) entry(index uint64) (term, digest uint64) {
+	i, log := Index(index), &n.driver.core.log
+	t, _ := log.term(i)
+	var e Entries
+	if i >= log.cachedFrom() {
+		e = log.from(i, 1)
+	} else {
+		if first := n.chunk.First(); first == 0 || i < first || i > n.chunk.last() || n.chunkTerm(i) != t {
+			var err error
+			if n.chunk, err = n.storage.Entries(i, log.cachedFrom()-1, 16<<10); err != nil {
+				n.judge.Accuse("reading back", "node %s cannot read entry %d: %v", n.id, i, err)
+				return uint64(t), 0
+			}
+		}
+		e = n.chunk.from(i, 1)
+	}
+	for one := range e.All() {
+		h := fnv.New64a()
+		h.Write([]byte{byte(one.Kind)})
+		h.Write(one.Data)
+		return uint64(one.Term), h.Sum64()
+	}
+	return uint64(t), 0
+}
+
+func (n *simNode) chunkTerm(i Index) Term { return n.chunk.runs[n.chunk.position(i)].term }
+
+// checkRequest checks what a request promises against the disk.
+func (n *simNode) checkRequest(r request) {
+	if m, ok := r.message.(*VoteRequest); ok && !m.PreVote {
+		n.judge.Promise(n.number, "a vote request", uint64(m.Term), uint64(n.durable.Term), uint64(m.LastLogIndex), uint64(n.last))
+		if n.durable.VotedFor != n.id {
+			n.judge.Accuse("nothing is promised before it is durable", "%s campaigns in term %d and its disk says that it voted for %q", n.id, m.Term, n.durable.VotedFor)
+		}
+	}
+}
+
+// checkAnswer checks what an answer promises against the disk.
+func (n *simNode) checkAnswer(to NodeID, response any) {
+	switch m := response.(type) {
+	case *VoteResponse:
+		n.judge.Promise(n.number, "a vote", uint64(m.Term), uint64(n.durable.Term), 0, 0)
+		if m.VoteGranted && !m.PreVote && n.durable.VotedFor != to {
+			n.judge.Accuse("nothing is promised before it is durable", "%s votes for %s in term %d and its disk says %q", n.id, to, m.Term, n.durable.VotedFor)
+		}
+	case *HeartbeatResponse:
+		n.judge.Promise(n.number, "a heartbeat's answer", uint64(m.Term), uint64(n.durable.Term), 0, 0)
+	case *AppendResponse:
+		n.judge.Promise(n.number, "an acknowledgement", uint64(m.Term), uint64(n.durable.Term), uint64(m.Match), uint64(n.last))
+	}
+}
+
+var errSimTimeout = errors.New("no answer in time")
+
+// simMachine is the state machine of a process.
+type simMachine struct {
+	node    *simNode
+	store   *sim.Store
+	n       int
+	recent  []string // commands
+	task    *applyTask
+	stopped atomic.Bool
+}
+
+func (m *simMachine) Apply([]byte) ([]byte, error) { panic("not called: it takes batches") }
+func (m *simMachine) Snapshot() ([]byte, error)    { panic("not called") }
+func (m *simMachine) Restore([]byte) error         { panic("not called") }
+
+func (m *simMachine) ApplyBatch(commands []Command, results []ApplyResult) {
+	for i, c := range commands {
+		command := string(c.Data)
+		if err := m.node.oracle.Apply(m.node.number, m.n, sim.Applied{Index: uint64(c.Index), Command: command}); err != nil {
+			m.node.judge.Accuse("the clients' view", "%v", err)
+		}
+		m.n++
+		results[i].Response = []byte(m.store.Apply(command))
+		if m.recent = append(m.recent, command); len(m.recent) > 200 {
+			m.recent = slices.Clone(m.recent[100:])
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package raft
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/sim"
+)
+
+var (
+	simSeed      = flag.Uint64("sim.seed", 0, "simulate the life of this seed alone, and tell it")
+	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: some")
+	simHistories = flag.String("sim.histories", "", "the `directory` for what the clients of each life saw")
+)
+
+// TestSimulation runs whole clusters through lives full of faults. One that fails
+// is seen again with
+//
+//	go test -run 'TestSimulation$' -v . -sim.seed=N
+func TestSimulation(t *testing.T) {
+	if *simSeed > 0 {
+		tellLife(t, *simSeed)
+		return
+	}
+	lives := 100
+	switch {
+	case *simSeeds > 0:
+		lives = *simSeeds
+	case testing.Short() || raceEnabled:
+		lives = 20
+	}
+	total := &tally{counts: map[string]int{}}
+	began := time.Now()
+	var workers sync.WaitGroup
+	for first := range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for seed := first + 1; seed <= lives; seed += runtime.GOMAXPROCS(0) {
+				simulate(t, uint64(seed), total)
+			}
+		})
+	}
+	workers.Wait()
+	took := time.Since(began)
+	t.Logf("%d lives in %v: %v of virtual time, %d events, %d commands acknowledged", lives, took, total.virtual, total.events, total.acknowledged)
+	for _, kind := range sortedKeys(total.counts) {
+		t.Logf("%8d %s", total.counts[kind], kind)
+	}
+	if lives >= 100 {
+		for _, kind := range simulated {
+			require.Positive(t, total.counts[kind], "no life had %q", kind)
+		}
+	}
+}
+
+// simulated is what a hundred lives must have had: a simulation that never gets
+// there proves nothing.
+var simulated = []string{
+	"become leader", "become follower", "ask for pre-votes", "start election", "grant vote", "refuse vote",
+	"replace entries", "reject entries", "probe follower", "step down",
+	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short",
+	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
+	"messages cut off", "messages lost", "messages doubled", "streams broken",
+	"operations done", "operations refused", "operations unknown",
+}
+
+// tally adds up what many lives had.
+type tally struct {
+	mu                   sync.Mutex
+	counts               map[string]int
+	virtual              time.Duration
+	events, acknowledged int
+}
+
+func (c *tally) add(s *simulation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for kind, n := range s.world.Counts() {
+		c.counts[kind] += n
+	}
+	c.virtual += s.world.Now()
+	c.events += s.world.Events()
+	c.acknowledged += s.oracle.Acknowledged()
+}
+
+func simulate(t *testing.T, seed uint64, total *tally) {
+	s := newSimulation(seed, nil)
+	if err := s.run(); err != nil {
+		t.Errorf("seed %d: %v\nsee it with: go test -run 'TestSimulation$' -v . -sim.seed=%d", seed, err, seed)
+	}
+	total.add(s)
+	if *simHistories == "" {
+		return
+	}
+	file, err := os.Create(filepath.Join(*simHistories, fmt.Sprintf("%d.jsonl", seed)))
+	if err == nil {
+		err = s.oracle.WriteHistory(file)
+	}
+	if err == nil {
+		err = file.Close()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// tellLife simulates one life and tells what happened in it.
+func tellLife(t *testing.T, seed uint64) {
+	s := newSimulation(seed, nil)
+	s.world.Tell = func(at time.Duration, line sim.Line) {
+		t.Logf("%12v  %-2d %-2d %s: %s", at, line.Node, line.Peer, line.Kind, line.Text)
+	}
+	err := s.run()
+	t.Logf("settings %+v\n%s", s.settings, s)
+	require.NoError(t, err, "seed %d", seed)
+}
+
+// The same seed leads to the same life, whatever else the machine does.
+func TestSimulationIsDeterministic(t *testing.T) {
+	digest := func(seed uint64) string {
+		s := newSimulation(seed, nil)
+		require.NoError(t, s.run())
+		return fmt.Sprint(s.world.Digest(), s.world.Events(), s.oracle.Acknowledged(), s.world.Now())
+	}
+	for seed := uint64(1); seed <= 5; seed++ {
+		want := digest(seed)
+		for _, processors := range []int{1, 2, 3} {
+			was := runtime.GOMAXPROCS(processors)
+			got := digest(seed)
+			runtime.GOMAXPROCS(was)
+			require.Equal(t, want, got, "seed %d", seed)
+		}
+	}
+}
+
+// A disk that says now and then that it has written, and has not, is found out
+// soon: the judges are not asleep.
+func TestSimulationFindsADiskThatLies(t *testing.T) {
+	for seed := uint64(1); seed <= 20; seed++ {
+		s := newSimulation(seed, nil)
+		s.lies = func(n *simNode) bool { return n.random.IntN(50) == 0 }
+		if s.run() != nil {
+			return
+		}
+	}
+	t.Fatal("20 lives with lying disks, and nobody noticed")
+}

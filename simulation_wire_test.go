@@ -1,0 +1,288 @@
+package raft
+
+import (
+	"encoding"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/seed-8da499c8/raft/internal/sim"
+	"github.com/seed-8da499c8/raft/internal/vfs"
+)
+
+// What is between the nodes of a simulation: messages as bytes, faults, clients.
+
+// encoded turns a message into bytes.
+func encoded(m encoding.BinaryAppender) []byte {
+	b, err := m.AppendBinary(nil)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// decoded reads a message that a node has sent.
+func decoded[M any, P interface {
+	*M
+	encoding.BinaryUnmarshaler
+}](b []byte) *M {
+	m := P(new(M))
+	if err := m.UnmarshalBinary(b); err != nil {
+		panic(err)
+	}
+	return (*M)(m)
+}
+
+func (n *simNode) send(r request) {
+	to := n.nodes[n.numberOf(r.to)]
+	switch m := r.message.(type) {
+	case *VoteRequest:
+		n.call(to, encoded(m), simElectionTimeout,
+			func(b []byte, respond responder) any { return voteRequested{decoded[VoteRequest](b), respond} },
+			func(b []byte, err error) any {
+				answer := voteAnswered{from: to.id, term: m.Term, preVote: m.PreVote, err: err}
+				if err == nil {
+					answer.response = decoded[VoteResponse](b)
+				}
+				return answer
+			})
+	case *Heartbeat:
+		n.call(to, encoded(m), simElectionTimeout/2,
+			func(b []byte, respond responder) any { return heartbeatArrived{decoded[Heartbeat](b), respond} },
+			func(b []byte, err error) any {
+				answer := heartbeatAnswered{from: to.id, term: m.Term, err: err}
+				if err == nil {
+					answer.response = decoded[HeartbeatResponse](b)
+				}
+				return answer
+			})
+	case *AppendEntries:
+		n.stream(to, m)
+	default:
+		panic(fmt.Sprintf("no way to send a %T", m))
+	}
+}
+
+// call carries a request to a node and its answer back, or reports after a while
+// that there is none.
+func (n *simNode) call(to *simNode, request []byte, patience time.Duration, arrival func([]byte, responder) any, answer func([]byte, error) any) {
+	life, ended := n.life, false
+	end := func(response []byte, err error) {
+		if !ended {
+			ended = true
+			n.postIn(life, answer(response, err))
+		}
+	}
+	timeout := n.world.After(patience, func() { end(nil, errSimTimeout) })
+	n.network.Send(n.number, to.number, func() {
+		if to.driver == nil {
+			return
+		}
+		theirs := to.life
+		to.post(arrival(request, func(response any, err error) {
+			if to.life != theirs {
+				return
+			}
+			var answer []byte
+			if err == nil {
+				answer = to.answer(n.id, response)
+			}
+			n.network.Send(to.number, n.number, func() {
+				timeout.Cancel()
+				end(answer, err)
+			})
+		}))
+	})
+}
+
+// answer turns an answer into bytes, as it leaves.
+func (n *simNode) answer(to NodeID, response any) []byte {
+	n.checkAnswer(to, response)
+	return encoded(response.(encoding.BinaryAppender))
+}
+
+// stream sends entries over the stream of their term.
+func (n *simNode) stream(to *simNode, m *AppendEntries) {
+	p := n.peers[to.number]
+	life := n.life
+	if p == nil || p.term != m.Term {
+		n.reset(to.id)
+		p = &simPeer{term: m.Term}
+		p.stream = n.network.NewStream(n.number, to.number, func() {
+			if n.life == life && n.peers[to.number] == p {
+				n.peers[to.number] = nil
+				n.postIn(life, appendLost{to.id, m.Term, errSimTimeout})
+			}
+		})
+		n.peers[to.number] = p
+	}
+	b := encoded(m)
+	p.stream.Send(func() {
+		if to.driver == nil {
+			p.stream.Break()
+			return
+		}
+		theirs := to.life
+		to.post(appendArrived{decoded[AppendEntries](b), func(response any, err error) {
+			switch {
+			case to.life != theirs:
+			case err != nil:
+				p.stream.Break()
+			default:
+				answer := to.answer(n.id, response)
+				p.stream.Answer(func() {
+					n.postIn(life, appendAnswered{to.id, m.Term, decoded[AppendResponse](answer)})
+				})
+			}
+		}})
+	})
+}
+
+func (n *simNode) reset(id NodeID) {
+	if p := n.peers[n.numberOf(id)]; p != nil {
+		p.stream.Close()
+		n.peers[n.numberOf(id)] = nil
+	}
+}
+
+// simMachines lets faults reach the nodes, as long as there are to be faults.
+type simMachines struct{ *simulation }
+
+func (m simMachines) node(i int) *simNode { return m.nodes[i] }
+
+func (m simMachines) Kill(i int) {
+	if !m.over {
+		m.node(i).kill()
+	}
+}
+
+func (m simMachines) PowerCut(i int, seed uint64) {
+	if m.over {
+		return
+	}
+	modes := []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashTear, vfs.CrashScatter}
+	mode := modes[rand.New(rand.NewPCG(seed, 1)).IntN(len(modes))]
+	m.world.Count("power cut, " + mode.String())
+	m.node(i).crash(mode, seed)
+}
+
+func (m simMachines) Start(i int) {
+	if !m.over {
+		m.node(i).disk.Inject(nil)
+		m.node(i).start()
+	}
+}
+
+func (m simMachines) Freeze(i int, frozen bool)   { m.node(i).freeze(frozen && !m.over) }
+func (m simMachines) SlowDisk(i int, by float64)  { m.node(i).slowDisk = m.unlessOver(by) }
+func (m simMachines) HangDisk(i int, hung bool)   { m.node(i).hang(hung && !m.over) }
+func (m simMachines) SlowApply(i int, by float64) { m.node(i).slowApply = m.unlessOver(by) }
+func (m simMachines) Clock(i int) *sim.Clock      { return m.node(i).clock }
+func (m simMachines) FailSync(i int, seed uint64) {
+	if !m.over {
+		m.node(i).disk.Inject(vfs.Nth(vfs.OpSync, 1+int(seed%5), vfs.ErrIO))
+	}
+}
+
+func (m simMachines) unlessOver(by float64) float64 {
+	if m.over {
+		return 0
+	}
+	return by
+}
+
+// propose leaves a client's command with the node, and calls back when its
+// outcome is known.
+func (n *simNode) propose(op *sim.Operation, ended func()) {
+	err := n.inbox.enqueue([]byte(op.Command), proposal{done: func(result Result, err error) {
+		n.conclude(op, result, err)
+		ended()
+	}})
+	if err != nil {
+		n.conclude(op, Result{}, err)
+		ended()
+		return
+	}
+	n.wake()
+}
+
+// conclude notes what a client is told.
+func (n *simNode) conclude(op *sim.Operation, result Result, err error) {
+	op.Return = n.world.Now()
+	switch {
+	case err == nil:
+		op.Outcome, op.Index, op.Response = sim.Done, uint64(result.Index), string(result.Response)
+	case CodeOf(err) == CodeOutcomeUnknown:
+		op.Outcome = sim.Unknown
+	default:
+		op.Outcome = sim.Refused
+	}
+	n.world.Count("operations " + string(op.Outcome))
+}
+
+// simClient proposes one command after another, and now and then many at once.
+type simClient struct {
+	*simulation
+	number int
+	random *rand.Rand
+	sent   int
+}
+
+func newSimClient(s *simulation, number int) {
+	c := &simClient{simulation: s, number: number, random: s.world.Random(fmt.Sprint("client ", number))}
+	c.later()
+}
+
+func (c *simClient) later() {
+	c.world.After(time.Duration(c.random.ExpFloat64()*float64(c.settings.thinks)), c.act)
+}
+
+func (c *simClient) act() {
+	if c.over {
+		return
+	}
+	n := c.nodes[c.random.IntN(len(c.nodes))]
+	if leader := c.leader(); leader != nil && c.random.IntN(10) > 0 {
+		n = leader
+	}
+	if n.driver == nil {
+		c.later()
+		return
+	}
+	burst := 1
+	if c.random.IntN(20) == 0 {
+		burst = 2 + c.random.IntN(30)
+	}
+	waiting := burst
+	gone := false
+	leave := func() { // it calls again once it has its answers, or has lost patience
+		if !gone {
+			gone = true
+			c.later()
+		}
+	}
+	c.world.After(2*time.Second, leave)
+	for range burst {
+		op := c.oracle.Begin(c.number, n.number, c.world.Now(), c.command())
+		n.propose(op, func() {
+			if waiting--; waiting == 0 {
+				leave()
+			}
+		})
+	}
+}
+
+func (c *simClient) command() string {
+	c.sent++
+	id := fmt.Sprintf("%d.%d", c.number, c.sent)
+	key := fmt.Sprint("k", c.random.IntN(4))
+	switch c.random.IntN(4) {
+	case 0:
+		return strings.Join([]string{id, "get", key}, " ")
+	case 1:
+		return strings.Join([]string{id, "cas", key, fmt.Sprint(c.random.IntN(10)), fmt.Sprint(c.random.IntN(10))}, " ")
+	default:
+		return strings.Join([]string{id, "put", key, fmt.Sprint(c.random.IntN(10))}, " ")
+	}
+}
