@@ -261,6 +261,7 @@
 //
 // In internal, wal is the log on the disk and its recovery, vfs is the few file
 // operations that it needs, with a twin in memory that can crash at each of them,
-// quorum is the arithmetic of majorities, and wire is frames, handshake and
-// MessagePack. None of them knows package raft.
+// quorum is the arithmetic of majorities, wire is frames, handshake and
+// MessagePack, and sim is the world in which tests let whole clusters live and
+// die. None of them knows package raft.
 package raft
