@@ -212,10 +212,10 @@ func (x *explorer) advance(p *process, events []any, batches []*batch) {
 		if p.work.save != nil {
 			p.saving = p.work.save
 		}
-		if x.fault != nil {
-			x.fault(p)
-		}
 		x.post(p)
+		if x.fault != nil {
+			x.fault(x, p)
+		}
 		events, batches = p.followUp(), nil
 		stopTime(p.driver.core)
 		if p.work.failure != nil {
@@ -261,7 +261,11 @@ func (x *explorer) post(p *process) {
 			x.send(p, x.internLetter(letter{from: self, to: numberOf(r.to), request: r.message}))
 		}
 	}
-	for _, r := range p.work.replies {
+	x.postReplies(p, p.work.replies)
+}
+
+func (x *explorer) postReplies(p *process, replies []reply) {
+	for _, r := range replies {
 		if l := x.replied(r); l != nil {
 			x.send(p, l)
 		}

@@ -52,8 +52,8 @@ var exploreStates = flag.Int("explore.states", 50_000, "how many distinct states
 // Safety is what is explored, not progress.
 type explorer struct {
 	scope
-	fault func(*process) // what is wrong with the nodes, in tests of the explorer
-	skip  []string       // properties that are not checked
+	fault fault    // in tests of the explorer
+	skip  []string // properties that are not checked
 
 	members      map[uint64]*member
 	letters      []*letter // by number
@@ -68,6 +68,9 @@ type explorer struct {
 	full     bool
 	found    *finding
 }
+
+// fault is what is wrong with the nodes, done after each step.
+type fault func(*explorer, *process)
 
 // scope says where an exploration starts and what bounds it.
 type scope struct {
@@ -362,7 +365,7 @@ func (x *explorer) perform(w world, words []string) world {
 	for _, c := range choices {
 		next, b := x.after(&w, node, c)
 		if b != nil {
-			panic(b.why)
+			panic(fmt.Sprintf("%v: %s in\n%s", words, b.why, x.show(&w)))
 		}
 		if next.past != nil {
 			return next
@@ -512,12 +515,13 @@ const (
 		voted b a; write a; lose vote`
 	// threeTerms leads into the story of figure 3.7 of the thesis (§3.6.2): a has
 	// led term 2 and b term 3, each with an entry that nobody else has, and a leads
-	// again, in term 4. It has found out what c lacks.
+	// again, in term 4. It has brought the entry of term 2 to a majority.
 	threeTerms = `timeout a; write a; vote a b; write b; vote a c; write c; voted c a; write a;
 		timeout b; write b; vote b c; write c; voted c b; write b;
 		crash a; vote b a; write a; lose vote; lose append;
 		timeout a; write a; vote a c; write c; voted c a; write a; append a b; write b;
-		append a c; appended c a; lose vote; lose appended`
+		append a c; appended c a; append a c; appended c a; append a c; write c;
+		lose vote; lose heartbeat`
 )
 
 // No interleaving of whatever may happen breaks a property.
