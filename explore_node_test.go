@@ -384,6 +384,9 @@ func (x *explorer) intern(p *process) *member {
 	m := &member{driver: p.driver, storage: p.storage, saving: p.saving}
 	m.sums = x.sumsOf(m)
 	if known, ok := x.members[m.sums[0]]; ok {
+		if x.twins != nil {
+			x.twins[known] = m
+		}
 		return known
 	}
 	m.log, m.disk = m.logSums(), entrySums(m.storage.runs)

@@ -129,7 +129,9 @@ func (x *explorer) sumsOf(m *member) sums {
 	s.add(append([]uint64{self, 2}, m.diskWords()...)...)
 	c := m.core()
 	for id, b := range c.ballots {
-		s.add(self, 3, nameWord(id), bit(b.granted))
+		if b.granted { // others are words for operators
+			s.add(self, 3, nameWord(id))
+		}
 	}
 	for _, p := range c.peers {
 		s.add(append([]uint64{self, 4, nameWord(p.id)}, p.words()...)...)

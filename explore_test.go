@@ -52,8 +52,14 @@ var exploreStates = flag.Int("explore.states", 50_000, "how many distinct states
 // Safety is what is explored, not progress.
 type explorer struct {
 	scope
-	fault fault    // in tests of the explorer
-	skip  []string // properties that are not checked
+
+	// For tests of the explorer.
+	fault fault
+	skip  []string            // properties that are not checked
+	plain bool                // worlds of other names are other worlds
+	twins map[*member]*member // another node of equal hash, if set
+	// letters that were taken out, if set
+	dropped map[arriving]bool
 
 	members      map[uint64]*member
 	letters      []*letter // by number
@@ -209,6 +215,9 @@ func (x *explorer) follow(w *world, node int, c choice) {
 
 func (x *explorer) visit(w world, from trail) {
 	key := w.sums.least()
+	if x.plain {
+		key = w.sums[0]
+	}
 	if _, ok := x.seen[key]; ok {
 		return
 	}
@@ -251,11 +260,26 @@ func (x *explorer) unknown(w *world, sent []*letter) []*letter {
 	var fresh []*letter
 	for _, l := range sent {
 		_, known := slices.BinarySearch(w.letters, l.number)
-		if !known && !l.pointless(w.members[l.to]) {
+		if !known && !x.drop(l, w.members[l.to]) {
 			fresh = append(fresh, l)
 		}
 	}
 	return fresh
+}
+
+// arriving is a letter and the state of who it is for.
+type arriving struct {
+	member *member
+	letter *letter
+}
+
+// drop reports whether a letter is to be taken out.
+func (x *explorer) drop(l *letter, m *member) bool {
+	drop := l.pointless(m)
+	if drop && x.dropped != nil {
+		x.dropped[arriving{m, l}] = true
+	}
+	return drop
 }
 
 // mail adds the letters that a node has sent, and takes out those to it that have
@@ -268,7 +292,7 @@ func (x *explorer) mail(w *world, node int, before *member, sent []*letter) {
 	}
 	letters := make([]int32, 0, len(w.letters)+len(sent))
 	for _, number := range w.letters {
-		if l := x.letters[number]; !stands && l.to == node && l.pointless(w.members[node]) {
+		if l := x.letters[number]; !stands && l.to == node && x.drop(l, w.members[node]) {
 			w.sums.replace(&l.sums, &sums{})
 		} else {
 			letters = append(letters, number)
