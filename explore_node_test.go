@@ -97,7 +97,7 @@ type process struct {
 	saving  *SaveBatch
 	work    work
 	applied Index // by the state machine
-	fault   bool  // the explorer's fault has changed something: the driver must look again
+	again   bool  // the driver must look again: what is wrong with it has changed it
 	sent    []*letter
 	broken  *breach
 }
@@ -121,14 +121,28 @@ func (x *explorer) step(m *member, c choice) (r *reaction) {
 		}
 	}()
 	p := &process{driver: m.driver.clone(), storage: m.storage, saving: m.saving, applied: m.driver.applied}
-	var events []any
-	var batches []*batch
-	switch core := p.driver.core; c.happening {
+	events, batches := x.prepare(p, c)
+	x.advance(p, events, batches)
+	if c.happening == timedOut && !x.preVotes && p.driver.core.role == PreCandidate {
+		x.advance(p, []any{grantedPreVote(p.driver.core)}, nil)
+	}
+	after := x.intern(p)
+	if x.checks(nothingBack) {
+		p.broken = cmp.Or(p.broken, nothingGoesBack(m, after, c.crashes()))
+	}
+	return &reaction{after, p.sent, p.broken}
+}
+
+// prepare makes a choice come true. It returns what the driver is to be told: of
+// a timeout nothing, since that is due from now on.
+func (x *explorer) prepare(p *process, c choice) (events []any, batches []*batch) {
+	core := p.driver.core
+	switch c.happening {
 	case delivered:
-		events = []any{x.eventOf(x.letters[c.number])}
+		return []any{x.eventOf(x.letters[c.number])}, nil
 	case wroteDisk:
 		p.save()
-		events = []any{written{}}
+		return []any{written{}}, nil
 	case crashedLate:
 		p.save()
 		x.reboot(p)
@@ -148,17 +162,9 @@ func (x *explorer) step(m *member, c choice) (r *reaction) {
 	case commanded:
 		b := &batch{body: appendEntry(nil, EntryCommand, []byte{'0' + byte(c.number)})}
 		b.proposals = []proposal{{end: len(b.body), done: func(Result, error) {}}}
-		batches = []*batch{b}
+		return nil, []*batch{b}
 	}
-	x.advance(p, events, batches)
-	if c.happening == timedOut && !x.preVotes && p.driver.core.role == PreCandidate {
-		x.advance(p, []any{grantedPreVote(p.driver.core)}, nil)
-	}
-	after := x.intern(p)
-	if x.checks(nothingBack) {
-		p.broken = cmp.Or(p.broken, nothingGoesBack(m, after, c.crashes()))
-	}
-	return &reaction{after, p.sent, p.broken}
+	return nil, nil
 }
 
 // grantedPreVote is the answer of a peer that would vote for this node.
@@ -169,8 +175,7 @@ func grantedPreVote(c *core) any {
 
 // save makes the write under way durable.
 func (p *process) save() {
-	before := p.storage
-	p.storage = copyOf(before)
+	p.storage = copyOf(p.storage)
 	if err := p.storage.Save(*p.saving); err != nil {
 		panic(err)
 	}
@@ -206,8 +211,8 @@ func (x *explorer) reboot(p *process) {
 // far as that is not left to the network and the disk: the state machine and
 // reads of the log take no time.
 func (x *explorer) advance(p *process, events []any, batches []*batch) {
-	for first := true; first || len(events) > 0 || p.fault; first = false {
-		p.fault = false
+	for first := true; first || len(events) > 0 || p.again; first = false {
+		p.again = false
 		p.work = p.driver.advance(noon, events, batches)
 		if p.work.save != nil {
 			p.saving = p.work.save

@@ -33,7 +33,7 @@ func countsOldTerms(_ *explorer, p *process) {
 		matches = append(matches, uint64(peer.match))
 	}
 	if index := Index(quorum.Reached(matches)); index > c.commitIndex {
-		c.commitIndex, p.fault = index, true
+		c.commitIndex, p.again = index, true
 	}
 }
 

@@ -15,63 +15,65 @@ var exploreStates = flag.Int("explore.states", 50_000, "how many distinct states
 
 // explorer visits, breadth first, every world that three nodes can come into
 // from a first one, within the bounds of its scope. The nodes are real drivers
-// around real cores, and their durable state. A world is three nodes, the
-// letters that were ever sent and what the past is to be remembered for.
+// around real cores, with what is durable of them. A world is three nodes, the
+// letters that were sent, and what is to be remembered of the past. Since a node
+// is a function of its state and of what happens to it, each of its steps is made
+// once, and found again by its hash in every other world.
 //
 // The network. A letter that was sent may arrive now, later, several times or
-// never, in any order. So a letter stays in the world once it was sent: that is
-// delay, reordering and duplication, and loss is a letter that never arrives. A
-// leader that takes entries for lost is a choice of its own, at any time. Answers
-// may even reach the next process of the node that asked. What is taken out are
-// letters that make no difference any more, see [letter.pointless].
+// never, in any order: it stays in the world. That is delay, reordering and
+// duplication without bounds, and loss, which is a letter that never arrives.
+// That a leader takes entries for lost is a choice of its own, at any moment.
+// Answers may even reach the next process of the node that asked, since what
+// protects it are terms and not connections. What is taken out are answers that
+// make no difference any more, see [letter.pointless].
 //
-// Crashes. A process ends at any moment and the next one starts at once with what
-// was durable: the write under way is lost or has become durable, in whole. A
-// node that stays down for a while is one that nothing reaches meanwhile.
+// Crashes. A process ends at any moment, and the next one starts at once with
+// what is durable: the write under way is lost, or has become durable as a whole.
+// A node that is down for a while is one that nothing reaches meanwhile.
 //
 // Disks. A write ends at any moment after it was handed out, or never.
 //
-// Time. There is none: each wait may end at any moment, however short or long
-// that would be for the others. That is more than clocks allow, and safety must
-// not rest on clocks. What a node refuses because a wait is not over yet loses
-// nothing either. A voter that hears from a leader, or has restarted, turns a
-// request down and stays as it is, and its answer shows a term only that the
-// candidate's own request outweighs, or that any answer of this voter would
-// show. That is a request that got lost; so these waits are always over here. A
-// leader that pauses before it sends again is one that takes letters for lost
-// later. A disk that hangs keeps a node from campaigning, which is a wait that
-// has not ended, or a leader from leading, which losing the quorum does as well.
+// Time. There is none: each wait ends at any moment, however short or long that
+// is for the others. Clocks allow less than that, and safety must not rest on
+// them. In return some waits are always over:
 //
-// Without pre-votes a node whose wait ends is granted them at once. They promise
-// nothing and change nothing durable, so a node may get them at any time; this
-// goes much deeper, and a scope with pre-votes explores them, too.
+//   - A voter that hears from a leader, or has restarted, turns a request for its
+//     vote down for a while. That leaves it as it is, and the candidate too: unless
+//     its term is over, which every other answer of this voter would show as well.
+//     So it is a request that got lost. A voter that leads refuses as ever.
+//   - A leader whose messages were lost pauses before it sends again. That is a
+//     leader that takes them for lost later.
+//   - A disk that hangs keeps a node from campaigning, which is a wait that goes
+//     on, or from leading, which the loss of its majority does as well.
 //
-// The state machines apply and the logs are read at once. Each message has one
-// entry at most.
+// Pre-votes. They promise nothing and leave nothing behind, so a node may get
+// them at any moment. In most scopes a node whose wait is over has them at once,
+// which goes far deeper; one scope has them as messages like all others.
 //
-// Safety is what is explored, not progress.
+// The state machines apply and the logs are read at once, and a message has one
+// entry at most. Safety is explored, not progress.
 type explorer struct {
 	scope
 
 	// For tests of the explorer.
-	fault fault
-	skip  []string            // properties that are not checked
-	plain bool                // worlds of other names are other worlds
-	twins map[*member]*member // another node of equal hash, if set
-	// letters that were taken out, if set
-	dropped map[arriving]bool
+	fault   fault
+	skip    []string            // properties that are not checked
+	plain   bool                // worlds of other names are other worlds
+	twins   map[*member]*member // another node of equal hash, if set
+	dropped map[arriving]bool   // letters that were taken out, if set
 
 	members      map[uint64]*member
 	letters      []*letter // by number
 	lettersBySum map[uint64]*letter
 	reply        *letter // see replied
 
-	seen     map[uint64]struct{}
-	links    []trail // of each world that was visited, in order
-	frontier []world
-	next     []world
+	seen     map[uint64]struct{} // hashes of all worlds that were visited
+	trails   []trail             // to them, in order
 	first    world
-	full     bool
+	frontier []world // of the depth before
+	next     []world // of the present depth
+	full     bool    // this is enough
 	found    *finding
 }
 
@@ -94,13 +96,13 @@ type world struct {
 	members [3]*member
 	letters []int32 // sorted; worlds share them
 	past    *past
-	sums    sums // of all of it
-	link    int32
+	sums    sums  // of all of it
+	number  int32 // in the order of visiting
 }
 
 // past is what is to be remembered of how a world came about.
 type past struct {
-	commanded int
+	commanded int // how many commands were given
 	crashes   int
 	leaders   []int // by term
 	committed []committedEntry
@@ -202,7 +204,7 @@ func (x *explorer) follow(w *world, node int, c choice) {
 	if x.found != nil {
 		return
 	}
-	to := trail{w.link, int8(node), c}
+	to := trail{w.number, int8(node), c}
 	next, b := x.after(w, node, c)
 	if b != nil {
 		x.found = &finding{breach: b, trail: to}
@@ -222,8 +224,8 @@ func (x *explorer) visit(w world, from trail) {
 		return
 	}
 	x.seen[key] = struct{}{}
-	w.link = int32(len(x.links))
-	x.links = append(x.links, from)
+	w.number = int32(len(x.trails))
+	x.trails = append(x.trails, from)
 	x.next = append(x.next, w)
 }
 
@@ -430,8 +432,8 @@ func (l *letter) kind() string {
 // tale tells the way from the first world to a breach, step by step.
 func (x *explorer) tale(f *finding) string {
 	steps := []trail{f.trail}
-	for l := f.trail; x.links[l.from].from >= 0; {
-		l = x.links[l.from]
+	for l := f.trail; x.trails[l.from].from >= 0; {
+		l = x.trails[l.from]
 		steps = append(steps, l)
 	}
 	w := x.first
