@@ -204,6 +204,7 @@ func (x *explorer) reboot(p *process) {
 		panic(err)
 	}
 	p.driver = newDriver(core, driverSettings{maxApplyBytes: 1 << 20, maxUnappliedBytes: 1 << 20, logCacheBytes: 1 << 20})
+	p.driver.verify = true
 	p.saving, p.applied = nil, p.driver.applied
 }
 

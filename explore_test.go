@@ -428,6 +428,21 @@ func (x *explorer) lose(w world, kind string) world {
 // scriptWords are what scripts call the things that happen to one node.
 var scriptWords = []string{wroteDisk: "write", crashed: "crash", timedOut: "timeout", beatDue: "beat", commanded: "command"}
 
+// coverage counts the steps that nodes made, by what happened to them, and those
+// of them that replaced entries, and returns the highest commit index.
+func (x *explorer) coverage() (steps [commanded + 1]int, commit Index, replaced int) {
+	for _, m := range x.members {
+		commit = max(commit, m.core().commitIndex)
+		for c, r := range m.reactions {
+			steps[c.happening]++
+			if n := min(len(m.log), len(r.member.log)); !c.crashes() && !slices.Equal(m.log[:n], r.member.log[:n]) {
+				replaced++
+			}
+		}
+	}
+	return steps, commit, replaced
+}
+
 // kind is what scripts call such a letter.
 func (l *letter) kind() string {
 	kinds := [2]string{"append", "appended"}
@@ -483,11 +498,14 @@ func (x *explorer) describe(node int8, c choice) string {
 	case commanded:
 		return fmt.Sprintf("%s is given command %d", id, c.number)
 	default:
-		return string(id) + " " + happeningWords[c.happening]
+		return fmt.Sprint(id, " ", c.happening)
 	}
 }
 
+func (h happening) String() string { return happeningWords[h] }
+
 var happeningWords = []string{
+	delivered: "is sent a letter", lostLetters: "takes letters for lost", commanded: "is given a command",
 	wroteDisk: "ends its write", crashed: "crashes and restarts", crashedLate: "ends its write, crashes and restarts",
 	timedOut: "has waited for a leader in vain", beatDue: "sends heartbeats", lostQuorum: "has lost its majority",
 }
@@ -543,6 +561,7 @@ var scopes = []scope{
 	{name: "new nodes, with pre-votes", preVotes: true, commands: 2, terms: 3, crashes: 1, window: 2},
 	{name: "new nodes", commands: 2, terms: 3, crashes: 2, window: 2},
 	{name: "a new leader", script: newLeader, commands: 2, terms: 4, crashes: 2, window: 2},
+	{name: "two commands under way", script: twoCommands, commands: 2, terms: 4, crashes: 2, window: 2},
 	{name: "entries of three terms", script: threeTerms, commands: 2, terms: 5, crashes: 2, window: 2},
 }
 
@@ -550,6 +569,11 @@ const (
 	// newLeader makes a the leader of term 2, with its first entry on its disk.
 	newLeader = `timeout a; write a; vote a b; write b; vote a c; write c;
 		voted b a; write a; lose vote`
+	// twoCommands gives that leader both commands. The first entry is committed, the
+	// first command is on a majority of disks without the leader knowing it, and
+	// the third node has nothing yet.
+	twoCommands = newLeader + `; append a b; write b; appended b a;
+		command a; write a; append a b; write b; command a; write a; lose heartbeat`
 	// threeTerms leads into the story of figure 3.7 of the thesis (§3.6.2): a has
 	// led term 2 and b term 3, each with an entry that nobody else has, and a leads
 	// again, in term 4. It has brought the entry of term 2 to a majority.
@@ -570,6 +594,12 @@ func TestExploration(t *testing.T) {
 			x.explore(statesToExplore(), t.Logf)
 			if x.found != nil {
 				require.Fail(t, "a property is broken", "after %d steps: %s", x.found.depth, x.tale(x.found))
+			}
+			steps, commit, replaced := x.coverage()
+			t.Logf("highest commit index %d; of the distinct steps of a node %d replaced entries", commit, replaced)
+			for h, n := range steps {
+				t.Logf("%7d steps: a node %s", n, happening(h))
+				require.True(t, n > 0 || s.script == "" || happening(h) == commanded, "no node ever %s", happening(h))
 			}
 		})
 	}
