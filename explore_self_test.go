@@ -58,7 +58,7 @@ func TestExplorationFindsFaults(t *testing.T) {
 		want  string
 	}{
 		{"a double vote", forgetsVotes, scopes[1], []string{nothingBack}, electionSafety},
-		{"a commit of an old term by counting", countsOldTerms, scopes[4], nil, leaderComplete},
+		{"a commit of an old term by counting", countsOldTerms, scopes[5], nil, leaderComplete},
 		{"an answer before the sync", answersAtOnce, scopes[1], nil, promises},
 		{"a vote before the sync, and a crash", answersAtOnce, scopes[1], []string{promises, committedOnDisks, nothingBack}, electionSafety},
 		{"an acknowledgement before the sync", answersAtOnce, scopes[2], []string{promises}, committedOnDisks},

@@ -562,6 +562,7 @@ var scopes = []scope{
 	{name: "new nodes", commands: 2, terms: 3, crashes: 2, window: 2},
 	{name: "a new leader", script: newLeader, commands: 2, terms: 4, crashes: 2, window: 2},
 	{name: "two commands under way", script: twoCommands, commands: 2, terms: 4, crashes: 2, window: 2},
+	{name: "a long old log", script: longOldLog, commands: 2, terms: 4, crashes: 2, window: 2},
 	{name: "entries of three terms", script: threeTerms, commands: 2, terms: 5, crashes: 2, window: 2},
 }
 
@@ -574,6 +575,10 @@ const (
 	// the third node has nothing yet.
 	twoCommands = newLeader + `; append a b; write b; appended b a;
 		command a; write a; append a b; write b; command a; write a; lose heartbeat`
+	// longOldLog leaves a with a command of term 2 that nobody else has, while b leads
+	// term 3 and has its first entry on a majority of disks, without knowing it (§3.6.1).
+	longOldLog = newLeader + `; command a; write a; lose append; timeout b; write b; vote b c; write c; voted c b; write b;
+		crash a; vote b a; write a; append b c; write c; lose vote; lose heartbeat`
 	// threeTerms leads into the story of figure 3.7 of the thesis (§3.6.2): a has
 	// led term 2 and b term 3, each with an entry that nobody else has, and a leads
 	// again, in term 4. It has brought the entry of term 2 to a majority.
