@@ -422,7 +422,8 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 	if c.isWriting || (c.writing == c.remembered && c.log.handed == c.log.last()) {
 		return SaveBatch{}, false
 	}
-	batch := SaveBatch{Entries: c.log.hand(), Commit: c.commitIndex}
+	batch := SaveBatch{Entries: c.log.hand()}
+	batch.Commit = min(c.commitIndex, c.log.handed) // a log never says that more is committed than it holds
 	if c.writing != c.remembered {
 		batch.HardState = &HardState{
 			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
@@ -431,7 +432,6 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 			Configuration: ConfigurationEntry{c.configuration.index, c.configuration.data},
 		}
 	}
-	batch.Commit = min(batch.Commit, c.log.handed)
 	c.isWriting, c.writingSince, c.writing = true, now, c.remembered
 	return batch, true
 }
