@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft"
+	"github.com/seed-8da499c8/raft/internal/vfs"
+	"github.com/seed-8da499c8/raft/internal/wal"
 )
 
 // Nodes with data directories, on the real file system.
@@ -84,7 +86,7 @@ func TestDataDirectoryIsTheDefault(t *testing.T) {
 	})
 	files, err := filepath.Glob("*/*")
 	require.NoError(t, err)
-	require.Equal(t, []string{"a.raft/0000000000000001.wal", "a.raft/LOCK"}, files)
+	require.Equal(t, []string{"a.raft/0000000000000001.wal", "a.raft/LOCK", "a.raft/begun"}, files)
 }
 
 // What was committed is applied after a restart before anybody is heard from.
@@ -200,12 +202,106 @@ func TestNodeDoesNotStartOnTheDirectoryOfAnother(t *testing.T) {
 		c := startCluster(t, 1, options)
 		dir := c.config("a").DataDir
 		c.stop("a")
+		before := contents(t, dir)
 		config := raft.NewConfig("b", "b", map[raft.NodeID]string{"b": "b"})
 		config.DataDir = dir
 		node, err := raft.NewNode(config, newRecorder(), raft.NewMemoryNetwork().Transport("b"))
 		require.NoError(t, err)
 		require.ErrorContains(t, node.Run(t.Context()), "node b was given the storage of node a")
+		require.Equal(t, before, contents(t, dir))
+		c.start("a")
+		c.leader()
 	})
+}
+
+// runAlone runs a node on a directory, which is expected not to start.
+func runAlone(t *testing.T, dir string, requireExisting bool) error {
+	config := raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a"})
+	config.DataDir, config.RequireExisting = dir, requireExisting
+	node, err := raft.NewNode(config, newRecorder(), raft.NewMemoryNetwork().Transport("a"))
+	require.NoError(t, err)
+	err = node.Run(t.Context())
+	require.Error(t, err)
+	require.Equal(t, err, node.Err())
+	return err
+}
+
+func TestRequireExistingMakesNothing(t *testing.T) {
+	for name, has := range map[string]string{
+		"nothing": "", "its parent": "parent/", "empty directory": "parent/data/", "only a lock": "parent/data/LOCK",
+		"a file of somebody else": "parent/data/notes.txt",
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			require.NoError(t, os.MkdirAll(filepath.Join(root, filepath.Dir(has+"x")), 0o755))
+			if has != "" && !strings.HasSuffix(has, "/") {
+				require.NoError(t, os.WriteFile(filepath.Join(root, has), nil, 0o644))
+			}
+			before := tree(t, root)
+			require.ErrorIs(t, runAlone(t, filepath.Join(root, "parent", "data"), true), raft.ErrNoData)
+			require.Equal(t, before, tree(t, root))
+		})
+	}
+}
+
+// tree returns the names of all files and directories below one.
+func tree(t *testing.T, dir string) (names []string) {
+	require.NoError(t, filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		names = append(names, name)
+		return err
+	}))
+	return names
+}
+
+// A directory whose log is gone does not begin anew, whatever RequireExisting
+// says.
+func TestNodeDoesNotStartWithoutItsLog(t *testing.T) {
+	options := directories(t)
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, options)
+		c.propose("a", "x")
+		c.stop("a")
+		dir := c.config("a").DataDir
+		segments, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+		require.NoError(t, err)
+		require.NotEmpty(t, segments)
+		for _, name := range segments {
+			require.NoError(t, os.Rename(name, name+".bak"))
+		}
+		before := contents(t, dir)
+		for _, required := range []bool{false, true} {
+			err := runAlone(t, dir, required)
+			var corrupt *raft.CorruptError
+			require.ErrorAs(t, err, &corrupt)
+			require.ErrorIs(t, err, raft.ErrCorrupt)
+			require.NotErrorIs(t, err, raft.ErrNoData)
+			require.Equal(t, filepath.Join(dir, "begun"), corrupt.File)
+			require.Equal(t, before, contents(t, dir))
+		}
+		for _, name := range segments {
+			require.NoError(t, os.Rename(name+".bak", name))
+		}
+		c.start("a")
+		c.leader()
+		c.settled("x")
+	})
+}
+
+func TestNodeDoesNotStartWithAHardStateThatItCannotRead(t *testing.T) {
+	dir := t.TempDir()
+	log, _, err := wal.Open(vfs.OS(), filepath.ToSlash(dir), wal.Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	require.NoError(t, log.Append(wal.Batch{State: []byte("no hard state")}))
+	require.NoError(t, log.Close())
+	before := contents(t, dir)
+	for range 2 {
+		err = runAlone(t, dir, false)
+		var corrupt *raft.CorruptError
+		require.ErrorAs(t, err, &corrupt)
+		require.Equal(t, filepath.ToSlash(dir), corrupt.File)
+		require.ErrorContains(t, corrupt, "hard state cannot be read")
+		require.Equal(t, before, contents(t, dir))
+	}
 }
 
 // A leader that would send a follower what is no longer what it wrote finds out,

@@ -13,6 +13,7 @@ import (
 // whose state is the hard state.
 type diskStorage struct {
 	log *wal.Log
+	dir string
 
 	// Reused by Save.
 	state []byte
@@ -26,7 +27,7 @@ func openDiskStorage(fs vfs.FS, dir string, options wal.Options) (*diskStorage, 
 	if err != nil {
 		return nil, diskError(err)
 	}
-	return &diskStorage{log: log}, nil
+	return &diskStorage{log: log, dir: dir}, nil
 }
 
 // diskError gives an error of internal/wal the type that users know.
@@ -37,6 +38,8 @@ func diskError(err error) error {
 		return &CorruptError{corrupt.File, corrupt.Offset, corrupt.Reason}
 	case errors.Is(err, vfs.ErrLocked):
 		return fmt.Errorf("%w: %w", ErrDataDirInUse, err)
+	case errors.Is(err, wal.ErrNoLog):
+		return fmt.Errorf("%w: %w", ErrNoData, err)
 	case errors.Is(err, wal.ErrCompacted):
 		return fmt.Errorf("%w: %w", ErrCompacted, err)
 	default:
@@ -59,7 +62,7 @@ func (s *diskStorage) Load() (StorageState, error) {
 		return state, nil
 	}
 	if err := state.HardState.unmarshal(c.State); err != nil {
-		return StorageState{}, fmt.Errorf("%w: hard state: %w", ErrCorrupt, err)
+		return StorageState{}, &CorruptError{File: s.dir, Reason: fmt.Sprintf("its hard state cannot be read: %v", err)}
 	}
 	return state, nil
 }
@@ -101,7 +104,7 @@ func (s *diskStorage) Entries(first, last Index, maxBytes int) (Entries, error) 
 	for _, r := range runs {
 		body, err := bodyOf(r)
 		if err != nil {
-			return Entries{}, fmt.Errorf("%w: entries %d to %d: %w", ErrCorrupt, r.First, r.First+uint64(r.Count)-1, err)
+			return Entries{}, &CorruptError{File: s.dir, Reason: fmt.Sprintf("entries %d to %d cannot be read: %v", r.First, r.First+uint64(r.Count)-1, err)}
 		}
 		e.runs = append(e.runs, run{Term(r.Term), Index(r.First), r.Count, body})
 	}
@@ -139,6 +142,9 @@ func (s *diskStorage) Compact(index Index) error {
 
 // Close marks the log as complete and lets go of the directory.
 func (s *diskStorage) Close() error { return diskError(s.log.Close()) }
+
+// abandon lets go of the directory and leaves the files as they are.
+func (s *diskStorage) abandon() error { return diskError(s.log.Abandon()) }
 
 // marshal appends the hard state to dst, in the form of messages.
 func (h *HardState) marshal(dst []byte) ([]byte, error) {

@@ -114,6 +114,9 @@ func TestDiskStorageChecksEntries(t *testing.T) {
 	s := mustOpen(t, vfs.NewMemory())
 	require.NoError(t, s.log.Append(wal.Batch{Runs: []wal.Run{{Term: 1, First: 1, Count: 2, Body: []byte("no entry")}}}))
 	_, err := s.Entries(1, 2, math.MaxInt)
+	var corrupt *CorruptError
+	require.ErrorAs(t, err, &corrupt)
+	require.Equal(t, "a.raft", corrupt.File)
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.ErrorContains(t, err, "entries 1 to 2")
 	more := append(appendEntry(nil, EntryNoop, nil), 0)
@@ -123,7 +126,10 @@ func TestDiskStorageChecksEntries(t *testing.T) {
 
 	require.NoError(t, s.log.Append(wal.Batch{State: []byte("no hard state")}))
 	_, err = s.Load()
-	require.ErrorIs(t, err, ErrCorrupt)
+	corrupt = nil
+	require.ErrorAs(t, err, &corrupt)
+	require.Equal(t, "a.raft", corrupt.File)
+	require.ErrorContains(t, err, "hard state")
 }
 
 func TestE3TermAndVoteAreNeverTornApart(t *testing.T) {

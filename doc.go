@@ -85,7 +85,9 @@
 // one sync. While one is under way the next gathers, so that the batches are as
 // large as the disk is slow, without a timer. In the data directory two more
 // goroutines work behind it, for the time that it takes: one makes the next file
-// of the log ready, one removes files that are not needed any more.
+// of the log ready, one removes files that are not needed any more. An empty file
+// there, begun, says that there is a log: a directory that has it and no log is
+// refused.
 //
 // Memory holds the end of the log, up to Config.LogCacheBytes and whatever is not
 // durable yet. What a slow follower needs from before that is read from the

@@ -68,8 +68,8 @@ var (
 // If the cluster has its majority, the way back is another name and an empty
 // directory: what is left here must not vote.
 type CorruptError struct {
-	File   string
-	Offset int64 // in the file, of what is not right
+	File   string // or the directory, where it is more than one file
+	Offset int64  // in the file, of what is not right
 	Reason string
 }
 

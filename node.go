@@ -359,6 +359,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	defer func() { err = joinClose(err, n.closeStorage()) }()
 	c, err := n.recover()
 	if err != nil {
+		n.abandonStorage()
 		n.refuse(n.close(n.last, err), err)
 		return err
 	}
@@ -407,7 +408,18 @@ func (n *Node) openStorage() (Storage, error) {
 	if n.config.Storage != nil {
 		return n.config.Storage, nil
 	}
-	return openDiskStorage(vfs.OS(), filepath.ToSlash(n.config.DataDir), wal.Options{SegmentBytes: int64(n.config.SegmentBytes)})
+	return openDiskStorage(vfs.OS(), filepath.ToSlash(n.config.DataDir), wal.Options{
+		SegmentBytes: int64(n.config.SegmentBytes), MustExist: n.config.RequireExisting,
+	})
+}
+
+// abandonStorage leaves a data directory that this node cannot start with as it
+// is.
+func (n *Node) abandonStorage() {
+	if disk, ok := n.storage.(*diskStorage); ok && n.config.Storage == nil {
+		_ = disk.abandon() // there is something worse to tell
+		n.storage = nil
+	}
 }
 
 // closeStorage closes the data directory. A user's storage is the user's.

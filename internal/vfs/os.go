@@ -48,6 +48,9 @@ func (osFS) MkdirAll(dir string) error {
 	if err := (osFS{}).MkdirAll(parent); err != nil {
 		return err
 	}
+	if err := syncDir(parent); err != nil {
+		return err // before there is a directory whose name cannot be made durable
+	}
 	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}

@@ -122,8 +122,13 @@ func TestGrowWithoutSpace(t *testing.T) {
 const lockVariable = "VFS_TEST_LOCK"
 
 // TestMain is the other process of the lock tests if it is told a directory: it
-// takes the lock, says how that went, and waits to be killed.
+// takes the lock, says how that went, and waits to be killed. It is the one that
+// is traced if it is told the directory for that.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(traceVariable); dir != "" {
+		takeSteps(dir)
+		return
+	}
 	dir := os.Getenv(lockVariable)
 	if dir == "" {
 		os.Exit(m.Run())

@@ -56,6 +56,9 @@
 // entries, so these files can be removed once their entries are not needed. Its
 // checksum is of everything but itself.
 //
+// Beside the segments there is an empty file, begun. It is made once there is the
+// first segment; a directory that has it and no segment has lost its log.
+//
 // # Batches
 //
 //	batch     0          4          8         16         24

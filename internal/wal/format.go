@@ -121,7 +121,7 @@ func headerChecksum(b []byte) uint32 {
 type errNewer uint32
 
 func (v errNewer) Error() string {
-	return fmt.Sprintf("it has format version %d, this release reads version %d: use the release that wrote it, or a later one", uint32(v), version)
+	return fmt.Sprintf("it has format version %d, this release reads version %d: use the release that wrote it, or a later one; if there is none, it is damaged", uint32(v), version)
 }
 
 // headerLength reads how long a header is, from its first headerBytes.
@@ -129,7 +129,10 @@ func headerLength(b []byte) (int64, error) {
 	if string(b[:8]) != segmentMagic {
 		return 0, errors.New("it does not begin like a segment of a log")
 	}
-	if v := binary.BigEndian.Uint32(b[8:]); v != version {
+	switch v := binary.BigEndian.Uint32(b[8:]); {
+	case v == 0:
+		return 0, errors.New("it has format version 0, which there never was")
+	case v != version:
 		return 0, errNewer(v)
 	}
 	state := binary.BigEndian.Uint32(b[92:])

@@ -58,6 +58,10 @@ func (r *recovery) list() error {
 		if _, ok := fileNumber(name, spareSuffix); ok {
 			r.spares = append(r.spares, name)
 		}
+		r.log.marked = r.log.marked || name == markName
+	}
+	if r.log.marked && len(r.files) == 0 {
+		return &CorruptError{r.log.path(markName), 0, "it says that a log was begun here, and all its segments are missing: bring them back, or remove this file if nothing was ever promised"}
 	}
 	slices.Sort(r.files)
 	for i, number := range r.files[min(1, len(r.files)):] {

@@ -3,7 +3,6 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -259,7 +258,7 @@ func TestD9SegmentsAreUsed(t *testing.T) {
 		require.NoError(t, log.Append(batchOf(uint64(i+1), size).batch))
 	}
 	number := uint64(0)
-	for _, file := range slices.Sorted(maps.Keys(disk.Files())) {
+	for _, file := range segmentsOf(disk.Files()) {
 		all := batches(disk.Files()[file])
 		require.NotEmpty(t, all)
 		if last := all[len(all)-1]; file != "log/"+fileName(log.active().number, segmentSuffix) {
@@ -324,7 +323,7 @@ func TestD10NoSpaceForTheSpare(t *testing.T) {
 	failed := <-log.spare // the background has given up
 	require.ErrorIs(t, failed.err, vfs.ErrNoSpace)
 	log.spare <- failed
-	require.Len(t, disk.Files(), 1)
+	require.Len(t, segmentsOf(disk.Files()), 1)
 	disk.SetCapacity(0)
 	for i := range uint64(20) {
 		require.NoError(t, log.Append(batchOf(i+6, 50).batch))

@@ -26,6 +26,25 @@ func fileNumber(name, suffix string) (uint64, bool) {
 	return number, err == nil && number > 0 && fileName(number, suffix) == name
 }
 
+// markName is the name of an empty file that says that a log was begun in its
+// directory: one that has lost all its segments must not begin anew.
+const markName = "begun"
+
+// mark makes the mark, once there is a segment that must not get lost.
+func (l *Log) mark() error {
+	if l.marked {
+		return nil
+	}
+	file, err := l.fs.Create(l.path(markName))
+	if err != nil {
+		return err
+	}
+	if err := file.Close(); err != nil {
+		return err
+	}
+	return l.fs.SyncDir(l.dir)
+}
+
 // makeRoom goes on in a new segment unless a batch of so many bytes fits into
 // this one.
 func (l *Log) makeRoom(size int64) error {

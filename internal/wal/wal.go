@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	iofs "io/fs"
 	"slices"
 	"sync"
 
@@ -52,7 +52,14 @@ type Options struct {
 
 	// Random returns random numbers. nil: those of the system.
 	Random func() uint64
+
+	// MustExist makes Open return ErrNoLog where no log was begun, and make
+	// nothing there.
+	MustExist bool
 }
+
+// ErrNoLog is returned by Open with MustExist where no log was begun.
+var ErrNoLog = errors.New("there is no log")
 
 // CorruptError says that a log is not what was written, and where.
 type CorruptError struct {
@@ -82,6 +89,7 @@ type Log struct {
 	buffer   []byte   // head and records of a batch
 	pieces   [][]byte // of a batch
 	spare    chan spare
+	marked   bool // the directory is, as one in which a log was begun
 
 	mu    sync.RWMutex // never held for I/O
 	index index        // written by the goroutine that appends
@@ -105,6 +113,11 @@ func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 	if options.Random == nil {
 		options.Random = systemRandom
 	}
+	if options.MustExist {
+		if err := exists(fs, dir); err != nil {
+			return nil, Contents{}, err
+		}
+	}
 	if err := fs.MkdirAll(dir); err != nil {
 		return nil, Contents{}, err
 	}
@@ -117,6 +130,20 @@ func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 		return nil, Contents{}, errors.Join(err, l.release())
 	}
 	return l, l.Contents(), nil
+}
+
+// exists reports ErrNoLog unless a log was begun in a directory.
+func exists(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := fileNumber(name, segmentSuffix); ok || name == markName {
+			return nil
+		}
+	}
+	return ErrNoLog
 }
 
 // Contents returns what is durable at present. It may be called from any
@@ -151,6 +178,9 @@ func (l *Log) open() error {
 		if err := l.addSegment(1, 0); err != nil {
 			return err
 		}
+	}
+	if err := l.mark(); err != nil {
+		return err
 	}
 	l.startSpare()
 	l.remove(l.index.obsolete())
@@ -295,6 +325,13 @@ func (l *Log) Close() error {
 	return errors.Join(err, l.release())
 }
 
+// Abandon lets go of the directory without a word in the log, for a caller that
+// has found that it is not its own.
+func (l *Log) Abandon() error {
+	l.failed = errClosed
+	return l.release()
+}
+
 var errClosed = errors.New("the log is closed")
 
 // release ends what runs in the background, and closes everything.
@@ -309,4 +346,6 @@ func (l *Log) release() error {
 	return errors.Join(err, l.lock.Close())
 }
 
-func (l *Log) path(name string) string { return path.Join(l.dir, name) }
+// path does not clean the directory's name: some systems have names that must not
+// be cleaned.
+func (l *Log) path(name string) string { return l.dir + "/" + name }
