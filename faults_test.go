@@ -316,6 +316,7 @@ func (*counting) Restore([]byte) error           { return nil }
 func (m *counting) count() int                   { return int(m.n.Load()) }
 
 func TestN3SlowOrDeadPeerCostsNoMemory(t *testing.T) {
+	t.Parallel()
 	faults := map[string]func(c *cluster, leader, peer raft.NodeID){
 		"slow":    func(c *cluster, leader, peer raft.NodeID) { c.network.Bandwidth(leader, peer, 1000) },
 		"silent":  func(c *cluster, leader, peer raft.NodeID) { c.network.Drop(peer, leader, 1) },

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -371,7 +372,7 @@ func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
 	}
 	p.sentCommit = min(p.sentCommit, e.prev)
 	p.next = min(p.next, max(p.match, e.prev)+1)
-	p.trouble = "its append stream takes no more at present"
+	p.trouble = cmp.Or(p.trouble, "its append stream takes no more at present")
 	p.retryAt = now + c.settings.heartbeatInterval
 }
 
