@@ -98,7 +98,6 @@ func TestFiveNodesSurviveFaults(t *testing.T)          { surviveAnHour(t, 5) }
 // compared. For more than three nodes it is 20 minutes. With -short it is a tenth,
 // with the invariants checked at every step; under the race detector a quarter.
 func surviveAnHour(t *testing.T, nodes int) {
-	t.Parallel()
 	length := time.Hour
 	if nodes > 3 {
 		length /= 3 // which takes as long

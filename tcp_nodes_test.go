@@ -228,7 +228,7 @@ func TestN8TCPThousandFlaps(t *testing.T) {
 		synctest.Wait()
 		assert.EqualValues(t, 2000, a.tcp.Stats().Dialed)
 		assert.Zero(t, a.tcp.Stats().Connections+b.tcp.Stats().Connections)
-		assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines) // those of other tests may have ended meanwhile
+		assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines+5) // other tests of the process may have some
 	})
 }
 
