@@ -42,6 +42,8 @@ type simSettings struct {
 	batchBytes   int
 	window       int
 	segmentBytes int64
+	pending      int           // bytes of proposals that a node takes at most
+	unapplied    int           // bytes of entries, likewise
 	faulty       time.Duration // how long the first phase lasts
 	clients      int
 	thinks       time.Duration // a client, between two commands
@@ -54,7 +56,9 @@ func drawSettings(random *rand.Rand) simSettings {
 		batchBytes:   []int{300, 4 << 10, 1 << 20}[random.IntN(3)],
 		window:       []int{1, 4, 64}[random.IntN(3)],
 		segmentBytes: []int64{1 << 10, 4 << 10, 64 << 10}[random.IntN(3)],
-		faulty:       time.Duration(5+random.IntN(10)) * time.Second,
+		pending:      []int{1 << 10, 1 << 20}[random.IntN(2)],
+		unapplied:    []int{1 << 10, 1 << 20}[random.IntN(2)],
+		faulty:       time.Duration(2000+random.IntN(4000)) * time.Millisecond,
 		clients:      1 + random.IntN(6),
 		thinks:       time.Duration(5+random.IntN(40)) * time.Millisecond,
 	}
@@ -68,7 +72,7 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 		seed: seed, world: w, judge: sim.NewJudge(), oracle: sim.NewOracle(), peers: map[NodeID]string{},
 		random: w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
 	}
-	s.judge.MaxMemory = 4 << 20
+	s.judge.MaxMemory = s.settings.pending + s.settings.unapplied + s.settings.cacheBytes + simBatch + simWindow
 	if plan == nil {
 		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes, s.settings.faulty)
 	}
@@ -110,29 +114,27 @@ func (s *simulation) run() error {
 	return s.oracle.Check()
 }
 
-// recoverAll ends all faults, but for a minority that may stay away, and requires
-// that something good happens: a leader and a fresh command within 10 election
-// timeouts, and all members equal soon after.
+// recoverAll ends all faults, but for those of a minority, and requires of the
+// others that something good happens: a leader and a fresh command within 10
+// election timeouts, and all of them equal soon after.
 func (s *simulation) recoverAll(stop func() bool) error {
 	s.over = true
 	s.network.Heal()
-	minority := (len(s.nodes) - 1) / 2
-	away := 0
-	if s.random.IntN(3) == 0 {
-		away = minority
+	s.world.Note(sim.Line{Kind: "all faults end", Node: -1, Peer: -1})
+	whole := s.nodes
+	if s.random.IntN(2) == 0 {
+		whole = s.nodes[(len(s.nodes)-1)/2:]
 	}
-	for i, n := range s.nodes {
+	for _, n := range s.nodes {
 		n.heal()
-		if i < away {
-			n.kill()
-		} else {
-			n.start()
+		n.start()
+		if n.number < len(s.nodes)-len(whole) {
+			s.keepAway(n, whole)
 		}
 	}
-	s.world.Note(sim.Line{Kind: "all faults end", Node: -1, Peer: -1})
 	fresh := ""
 	healed := s.world.Now()
-	done := func() bool { return stop() || fresh != "" && s.everywhere(fresh, 1) }
+	done := func() bool { return stop() || fresh != "" && slices.ContainsFunc(whole, applied(fresh)) }
 	for attempt := 0; s.world.Now() < healed+10*simElectionTimeout && !done(); attempt++ {
 		if leader := s.leader(); leader != nil && fresh == "" {
 			command := fmt.Sprintf("fresh%d put fresh 1", attempt)
@@ -145,11 +147,11 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		}
 		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
 	}
-	if fresh == "" && !stop() {
+	if !done() {
 		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
 	}
 	soon := s.world.Now() + 20*simElectionTimeout
-	equal := func() bool { return stop() || s.everywhere(fresh, len(s.nodes)-away) }
+	equal := func() bool { return stop() || !slices.ContainsFunc(whole, not(applied(fresh))) }
 	for s.world.Now() < soon && !equal() {
 		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
 	}
@@ -159,15 +161,35 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	return s.judge.Verdict()
 }
 
-// everywhere reports whether a command was applied on so many nodes.
-func (s *simulation) everywhere(command string, nodes int) bool {
-	count := 0
-	for _, n := range s.nodes {
-		if n.driver != nil && slices.Contains(n.machine.recent, command) {
-			count++
-		}
+// keepAway leaves a node dead, or able to disturb those that are whole and unable
+// to be of use to them.
+func (s *simulation) keepAway(n *simNode, whole []*simNode) {
+	away := s.random.IntN(4)
+	s.world.Count("nodes kept away")
+	if away == 0 {
+		n.kill()
+		return
 	}
-	return count >= nodes
+	for _, other := range whole {
+		fault := sim.Fault{For: time.Hour, Kind: sim.OneWay, Node: n.number, Peer: other.number, Seed: s.random.Uint64()}
+		switch away {
+		case 1: // it is not heard
+		case 2: // it hears nothing
+			fault.Node, fault.Peer = fault.Peer, fault.Node
+		case 3:
+			fault.Kind = sim.Flap
+		}
+		s.world.Inflict(sim.Plan{fault}, s.network, simMachines{s})
+	}
+}
+
+// applied tells nodes on which a command was applied from others.
+func applied(command string) func(*simNode) bool {
+	return func(n *simNode) bool { return n.driver != nil && slices.Contains(n.machine.recent, command) }
+}
+
+func not(is func(*simNode) bool) func(*simNode) bool {
+	return func(n *simNode) bool { return !is(n) }
 }
 
 func (s *simulation) leader() *simNode {
@@ -195,6 +217,8 @@ func (s *simulation) String() string {
 const (
 	simHeartbeat       = 100 * time.Millisecond
 	simElectionTimeout = 500 * time.Millisecond
+	simBatch           = 16 << 10 // bytes of proposals that are taken at once
+	simWindow          = 64 << 10 // bytes that are under way to a follower
 )
 
 // simNode is a machine with a disk and a clock, and the process that may run on
@@ -278,16 +302,16 @@ func (n *simNode) boot(storage *diskStorage) error {
 		id: n.id, address: n.simulation.peers[n.id],
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: simHeartbeat, electionTimeout: simElectionTimeout, diskStallLimit: 5 * simElectionTimeout,
-		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: 64 << 10, maxInflightMessages: n.settings.window,
+		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: simWindow, maxInflightMessages: n.settings.window,
 	}
 	c, err := newCore(settings, state, !isNew, n.salts.Uint64(), n.clock.Now())
 	if err != nil {
 		return err
 	}
 	n.storage, n.durable, n.last = storage, state.HardState, state.Last
-	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 10, maxUnappliedBytes: 1 << 20, logCacheBytes: n.settings.cacheBytes})
+	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 10, maxUnappliedBytes: n.settings.unapplied, logCacheBytes: n.settings.cacheBytes})
 	n.driver.verify = false // the judge looks at it, without a copy for each step
-	n.inbox = newInbox(1<<20, 16<<10)
+	n.inbox = newInbox(n.settings.pending, simBatch)
 	n.machine = &simMachine{node: n, store: sim.NewStore()}
 	n.saving, n.waiting, n.chunk, n.events = nil, nil, Entries{}, nil
 	return nil
@@ -555,15 +579,20 @@ func (n *simNode) apply(task *applyTask) {
 // observe shows the judge what has become of the node.
 func (n *simNode) observe() {
 	c := n.driver.core
-	vote := uint64(0)
-	if c.votedFor != "" {
-		vote = uint64(c.votedFor[0])
-	}
 	n.judge.Observe(sim.Observation{
-		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: vote, Leads: c.role == Leader,
+		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: markOf(c.votedFor), Leads: c.role == Leader,
+		OnDisk: sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)},
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
-		Memory: n.inbox.pending + n.driver.unsettledBytes, Entry: n.entry,
+		Memory: n.inbox.pending + n.driver.unsettledBytes + c.log.cachedBytes, Entry: n.entry,
 	})
+}
+
+// markOf is a candidate as a judge writes it down.
+func markOf(votedFor NodeID) uint64 {
+	if votedFor == "" {
+		return 0
+	}
+	return uint64(votedFor[0])
 }
 
 // entry returns the term and a digest of an entry, from memory or disk.

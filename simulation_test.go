@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 var (
 	simSeed      = flag.Uint64("sim.seed", 0, "simulate the life of this seed alone, and tell it")
-	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: some")
+	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: 1000, or 100 where they take long")
 	simHistories = flag.String("sim.histories", "", "the `directory` for what the clients of each life saw")
 )
 
@@ -30,13 +31,14 @@ func TestSimulation(t *testing.T) {
 		tellLife(t, *simSeed)
 		return
 	}
-	lives := 100
+	lives := 1000
 	switch {
 	case *simSeeds > 0:
 		lives = *simSeeds
 	case testing.Short() || raceEnabled:
-		lives = 20
+		lives = 100
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a life leaves little behind
 	total := &tally{counts: map[string]int{}}
 	began := time.Now()
 	var workers sync.WaitGroup
@@ -57,6 +59,9 @@ func TestSimulation(t *testing.T) {
 		for _, kind := range simulated {
 			require.Positive(t, total.counts[kind], "no life had %q", kind)
 		}
+		for kind := range sim.FaultKinds {
+			require.Positive(t, total.counts[kind.String()], "no life had the fault %v", kind)
+		}
 	}
 }
 
@@ -68,7 +73,7 @@ var simulated = []string{
 	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short",
 	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
 	"messages cut off", "messages lost", "messages doubled", "streams broken",
-	"operations done", "operations refused", "operations unknown",
+	"operations done", "operations refused", "operations unknown", "nodes kept away",
 }
 
 // tally adds up what many lives had.
@@ -122,22 +127,52 @@ func tellLife(t *testing.T, seed uint64) {
 	require.NoError(t, err, "seed %d", seed)
 }
 
-// The same seed leads to the same life, whatever else the machine does.
+// The same seed leads to the same life, and leaves the same nodes behind, a hundred
+// times, whatever else the machine does.
 func TestSimulationIsDeterministic(t *testing.T) {
-	digest := func(seed uint64) string {
-		s := newSimulation(seed, nil)
-		require.NoError(t, s.run())
-		return fmt.Sprint(s.world.Digest(), s.world.Events(), s.oracle.Acknowledged(), s.world.Now())
-	}
-	for seed := uint64(1); seed <= 5; seed++ {
-		want := digest(seed)
-		for _, processors := range []int{1, 2, 3} {
-			was := runtime.GOMAXPROCS(processors)
-			got := digest(seed)
-			runtime.GOMAXPROCS(was)
-			require.Equal(t, want, got, "seed %d", seed)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for seed := uint64(1); seed <= 10; seed++ {
+		want := endOfLife(t, seed)
+		for turn := range 10 {
+			runtime.GOMAXPROCS(1 + turn%4)
+			require.Equal(t, want, endOfLife(t, seed), "seed %d", seed)
 		}
 	}
+}
+
+// endOfLife tells one life from all others.
+func endOfLife(t *testing.T, seed uint64) string {
+	s := newSimulation(seed, nil)
+	require.NoError(t, s.run())
+	end := fmt.Sprint(s.world.Digest(), s.world.Events(), s.oracle.Acknowledged(), s.world.Now())
+	for _, n := range s.nodes {
+		if n.driver != nil {
+			end += fmt.Sprintf(" %x", n.driver.hash())
+		}
+	}
+	return end
+}
+
+// BenchmarkSimulation lives the lives of three nodes that are under load and have
+// no faults.
+func BenchmarkSimulation(b *testing.B) {
+	var virtual time.Duration
+	commands := 0
+	for seed := uint64(1); b.Loop(); seed++ {
+		s := newSimulation(seed, sim.Plan{})
+		for ; s.settings.nodes != 3; seed++ {
+			s = newSimulation(seed+1, sim.Plan{})
+		}
+		s.settings.clients, s.settings.thinks, s.settings.faulty = 6, 30*time.Millisecond, 10*time.Second
+		s.settings.pending, s.settings.unapplied = 1<<20, 1<<20
+		if err := s.run(); err != nil {
+			b.Fatal(err)
+		}
+		virtual += s.world.Now()
+		commands += s.oracle.Acknowledged()
+	}
+	b.ReportMetric(virtual.Seconds()/b.Elapsed().Seconds(), "virtual-s/s")
+	b.ReportMetric(float64(commands)/virtual.Seconds(), "commands/virtual-s")
 }
 
 // A disk that says now and then that it has written, and has not, is found out

@@ -185,6 +185,13 @@ func (m simMachines) FailSync(i int, seed uint64) {
 	}
 }
 
+func (m simMachines) Leader() int {
+	if n := m.leader(); n != nil {
+		return n.number
+	}
+	return -1
+}
+
 func (m simMachines) unlessOver(by float64) float64 {
 	if m.over {
 		return 0

@@ -31,10 +31,10 @@ const (
 	HungDisk                    // a write does not end
 	BadDisk                     // a sync fails
 	SlowApply                   // the state machine takes long
-	faultKinds
+	FaultKinds                  // how many there are
 )
 
-var faultNames = [faultKinds]string{
+var faultNames = [FaultKinds]string{
 	"isolate", "split", "one-way", "flap", "bad link", "bad network", "clog", "kill", "power cut", "blackout",
 	"pause", "freeze", "drift", "leap", "slow disk", "hung disk", "bad disk", "slow apply",
 }
@@ -47,6 +47,7 @@ type Fault struct {
 	Kind    FaultKind
 	Node    int // and Peer: whom it hits, where that matters
 	Peer    int
+	Leader  bool    // it hits whoever leads when it begins, in place of Node, if somebody does
 	Level   float64 // how hard, from 0 to 1
 	Seed    uint64  // of the chances within
 }
@@ -59,6 +60,9 @@ func (f Fault) String() string {
 		s += fmt.Sprintf(" %d-%d", f.Node, f.Peer)
 	default:
 		s += fmt.Sprintf(" %d", f.Node)
+	}
+	if f.Leader {
+		s += " or whoever leads"
 	}
 	return fmt.Sprintf("%s for %v, level %.2f", s, f.For, f.Level)
 }
@@ -76,16 +80,16 @@ func (p Plan) String() string {
 
 // usual is how long faults of a kind last, and how many there are in a minute, in
 // a life that has them at full strength.
-var usual = [faultKinds]struct {
+var usual = [FaultKinds]struct {
 	lasts  time.Duration
 	perMin float64
 }{
-	Isolate: {3 * time.Second, 10}, Split: {4 * time.Second, 8}, OneWay: {3 * time.Second, 15},
-	Flap: {3 * time.Second, 8}, BadLink: {4 * time.Second, 15}, BadNetwork: {5 * time.Second, 4},
-	Clog: {time.Second, 15}, Kill: {1500 * time.Millisecond, 15}, PowerCut: {1500 * time.Millisecond, 12},
-	Blackout: {time.Second, 3}, Pause: {time.Second, 8}, Freeze: {time.Second, 8},
-	Drift: {10 * time.Second, 6}, Leap: {0, 8}, SlowDisk: {3 * time.Second, 8},
-	HungDisk: {2 * time.Second, 8}, BadDisk: {time.Second, 5}, SlowApply: {3 * time.Second, 8},
+	Isolate: {1500 * time.Millisecond, 50}, Split: {2 * time.Second, 40}, OneWay: {1500 * time.Millisecond, 60},
+	Flap: {1500 * time.Millisecond, 40}, BadLink: {2 * time.Second, 60}, BadNetwork: {2 * time.Second, 20},
+	Clog: {500 * time.Millisecond, 60}, Kill: {700 * time.Millisecond, 60}, PowerCut: {700 * time.Millisecond, 60},
+	Blackout: {500 * time.Millisecond, 15}, Pause: {time.Second, 40}, Freeze: {time.Second, 40},
+	Drift: {5 * time.Second, 30}, Leap: {0, 40}, SlowDisk: {2 * time.Second, 40},
+	HungDisk: {time.Second, 40}, BadDisk: {time.Second, 25}, SlowApply: {2 * time.Second, 40},
 }
 
 // DrawPlan draws what goes wrong among n nodes until a time. Each life has some
@@ -93,28 +97,32 @@ var usual = [faultKinds]struct {
 // without a certain fault, or only with many of one kind, is found as well.
 func DrawPlan(random *rand.Rand, n int, until time.Duration) Plan {
 	var plan Plan
-	for kind := range faultKinds {
+	often := 3 * random.Float64()
+	for kind := range FaultKinds {
 		if random.IntN(3) == 0 {
 			continue
 		}
 		strength := random.Float64()
-		rate := usual[kind].perMin * strength * strength * float64(until) / float64(time.Minute)
+		rate := often * usual[kind].perMin * strength * strength * float64(until) / float64(time.Minute)
 		for range int(rate + random.Float64()) {
 			f := Fault{
 				Kind:  kind,
 				At:    time.Duration(random.Int64N(int64(until))),
 				For:   time.Duration(random.ExpFloat64() * float64(usual[kind].lasts)),
-				Node:  random.IntN(n),
 				Level: random.Float64(),
 				Seed:  random.Uint64(),
 			}
-			f.Peer = (f.Node + 1 + random.IntN(max(1, n-1))) % n
+			f.hit(random.IntN(n), 1+random.IntN(max(1, n-1)), n)
+			f.Leader = random.IntN(3) == 0
 			plan = append(plan, f)
 		}
 	}
 	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
 	return plan
 }
+
+// hit aims the fault at a node, and at the one that is so many behind it.
+func (f *Fault) hit(node, behind, n int) { f.Node, f.Peer = node, (node+behind)%n }
 
 // Machines is what faults do to processes and disks, which the world knows
 // nothing about. Nodes have numbers.
@@ -128,6 +136,7 @@ type Machines interface {
 	FailSync(node int, seed uint64) // the next sync fails
 	SlowApply(node int, by float64) // 0: as usual
 	Clock(node int) *Clock          // of its machine
+	Leader() int                    // -1: none
 }
 
 // Inflict has the faults of a plan happen.
@@ -135,6 +144,9 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 	n := len(net.links)
 	for _, f := range plan {
 		w.After(f.At, func() {
+			if leader := machines.Leader(); f.Leader && leader >= 0 {
+				f.hit(leader, f.Peer-f.Node+n, n)
+			}
 			w.Count(f.Kind.String())
 			w.Note(Line{Kind: "fault", Node: f.Node, Peer: f.Peer, Text: f.String()})
 			if end := begin(w, f, n, net, machines); end != nil {
@@ -160,8 +172,7 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 		}
 		return cutBetween(net, n, func(i int) bool { return side[i] })
 	case OneWay:
-		net.Cut(f.Node, f.Peer)
-		return func() { net.Mend(f.Node, f.Peer) }
+		return net.Cut(f.Node, f.Peer)
 	case Flap:
 		return flap(w, f, net, random)
 	case BadLink:
@@ -214,41 +225,47 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 
 // cutBetween cuts all links between those inside and the others.
 func cutBetween(net *Network, n int, inside func(int) bool) (mend func()) {
-	each := func(do func(from, to int)) {
-		for from := range n {
-			for to := range n {
-				if inside(from) != inside(to) {
-					do(from, to)
-				}
+	var mends []func()
+	for from := range n {
+		for to := range n {
+			if inside(from) != inside(to) {
+				mends = append(mends, net.Cut(from, to))
 			}
 		}
 	}
-	each(net.Cut)
-	return func() { each(net.Mend) }
+	return all(mends)
 }
 
 // flap cuts a link, and mends it, until the fault ends.
 func flap(w *World, f Fault, net *Network, random *rand.Rand) (end func()) {
-	over, cut := false, false
+	over := false
+	var mend func()
 	var turn func()
 	turn = func() {
-		if over {
+		switch {
+		case over:
 			return
-		}
-		if cut = !cut; cut {
-			net.Cut(f.Node, f.Peer)
-			net.Cut(f.Peer, f.Node)
-		} else {
-			net.Mend(f.Node, f.Peer)
-			net.Mend(f.Peer, f.Node)
+		case mend == nil:
+			mend = all([]func(){net.Cut(f.Node, f.Peer), net.Cut(f.Peer, f.Node)})
+		default:
+			mend()
+			mend = nil
 		}
 		w.After(time.Duration(random.Int64N(int64(300*time.Millisecond))), turn)
 	}
 	turn()
 	return func() {
-		if over = true; cut {
-			net.Mend(f.Node, f.Peer)
-			net.Mend(f.Peer, f.Node)
+		if over = true; mend != nil {
+			mend()
+		}
+	}
+}
+
+// all makes one end of several.
+func all(ends []func()) (end func()) {
+	return func() {
+		for _, end := range ends {
+			end()
 		}
 	}
 }
@@ -270,11 +287,7 @@ func worsenAll(net *Network, n int, q Quality) (end func()) {
 			ends = append(ends, net.Worsen(from, to, q))
 		}
 	}
-	return func() {
-		for _, end := range ends {
-			end()
-		}
-	}
+	return all(ends)
 }
 
 // blackout cuts the power of all machines, which come back one after the other.

@@ -9,6 +9,7 @@ type Observation struct {
 	Life    int // counts its processes
 	Term    uint64
 	Vote    uint64 // whom it voted for in Term; 0: nobody, else any number for each
+	OnDisk  Ballot // what it has made durable of these two
 	Leads   bool
 	Commit  uint64
 	Applied uint64
@@ -18,6 +19,9 @@ type Observation struct {
 	// Entry returns the term of an entry, and a digest of it with its term.
 	Entry func(index uint64) (term, digest uint64)
 }
+
+// Ballot is a term, and whom a node voted for in it.
+type Ballot struct{ Term, Vote uint64 }
 
 // Judge knows all that was seen of a cluster, and finds out whether it broke a
 // promise. Each promise has a function of its own.
@@ -83,15 +87,19 @@ func (j *Judge) Observe(o Observation) {
 	k.last.Entry = nil
 }
 
-// neverBack: term, vote in a term, and within a process the commit index and the
-// applied index never go back (figure 3.1, persistent and volatile state).
+// neverBack: term and vote in a term never go back, and within a process neither
+// do the commit index and the applied index (figure 3.1, persistent and volatile
+// state). A process that has ended is remembered by what was on its disk.
 func (j *Judge) neverBack(o Observation, k *known) {
-	was := k.last
+	was, before := k.last, Ballot{k.last.Term, k.last.Vote}
+	if o.Life != was.Life {
+		before = was.OnDisk
+	}
 	switch {
-	case o.Term < was.Term:
-		j.Accuse("monotone term", "node %d goes from term %d to %d", o.Node, was.Term, o.Term)
-	case o.Term == was.Term && was.Vote != 0 && o.Vote != was.Vote && o.Life == was.Life:
-		j.Accuse("one vote a term", "node %d votes for %d and for %d in term %d", o.Node, was.Vote, o.Vote, o.Term)
+	case o.Term < before.Term:
+		j.Accuse("monotone term", "node %d goes from term %d to %d", o.Node, before.Term, o.Term)
+	case o.Term == before.Term && before.Vote != 0 && o.Vote != before.Vote:
+		j.Accuse("one vote a term", "node %d votes for %d and for %d in term %d", o.Node, before.Vote, o.Vote, o.Term)
 	case o.Life == was.Life && (o.Commit < was.Commit || o.Applied < was.Applied):
 		j.Accuse("monotone commit", "node %d goes from commit index %d to %d, applied %d to %d", o.Node, was.Commit, o.Commit, was.Applied, o.Applied)
 	case o.Applied > o.Commit || o.Commit > o.Last:

@@ -23,8 +23,14 @@ func TestJudgeFindsEachBrokenPromise(t *testing.T) {
 	}
 	leads := func(o *Observation) { o.Leads = true }
 	committed := func(index uint64) func(*Observation) { return func(o *Observation) { o.Commit = index } }
+	onDisk := func(term, vote uint64) func(*Observation) {
+		return func(o *Observation) { o.OnDisk = Ballot{term, vote} }
+	}
+	again := func(o Observation) Observation { return with(o, func(o *Observation) { o.Life++ }) }
 	cases := map[string][]Observation{
 		"monotone term":       {logOf(0, 2, 1), logOf(0, 1, 1)},
+		"monotone term: ":     {with(logOf(0, 3, 1), onDisk(2, 0)), again(logOf(0, 1, 1))},
+		"one vote a term: ":   {with(logOf(0, 2, 1), onDisk(2, 1)), again(logOf(0, 2, 1))},
 		"one vote a term":     {with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 1 }), with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 2 })},
 		"monotone commit":     {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(0, 2, 1, 1), committed(1))},
 		"order of indexes":    {with(logOf(0, 2, 1), committed(2))},
@@ -65,8 +71,10 @@ func TestJudgeAllowsWhatRaftDoes(t *testing.T) {
 	old := logOf(0, 3, 1, 1, 3)
 	old.Commit = 1
 	j.Observe(old)
+	old.Term, old.Vote, old.OnDisk = 4, 1, Ballot{3, 0} // a term that was not on its disk yet
+	j.Observe(old)
 	restarted := logOf(0, 3, 1, 1, 3)
-	restarted.Life = 2
+	restarted.Life, restarted.Vote = 2, 2
 	j.Observe(restarted)
 	require.NoError(t, j.Verdict())
 	require.Equal(t, uint64(3), j.Committed())

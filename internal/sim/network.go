@@ -10,7 +10,7 @@ import (
 type Network struct {
 	world  *World
 	random *rand.Rand
-	links  [][]link
+	links  [][]*link
 
 	// Base is the quality of links without faults.
 	Base Quality
@@ -35,23 +35,25 @@ type link struct {
 func (w *World) NewNetwork(n int, base Quality) *Network {
 	net := &Network{world: w, random: w.Random("network"), Base: base}
 	for range n {
-		net.links = append(net.links, make([]link, n))
+		net.links = append(net.links, make([]*link, n))
 	}
+	net.Heal()
 	return net
 }
 
-// Cut makes a link lose everything, until as many calls of Mend.
-func (n *Network) Cut(from, to int) { n.links[from][to].cuts++ }
-
-// Mend ends a Cut.
-func (n *Network) Mend(from, to int) { n.links[from][to].cuts-- }
+// Cut makes a link lose everything, until it is mended.
+func (n *Network) Cut(from, to int) (mend func()) {
+	l := n.links[from][to]
+	l.cuts++
+	return func() { l.cuts-- }
+}
 
 // IsCut reports whether a link loses everything.
 func (n *Network) IsCut(from, to int) bool { return n.links[from][to].cuts > 0 }
 
 // Worsen adds what a fault does to a link, until it is taken back.
 func (n *Network) Worsen(from, to int, q Quality) (takeBack func()) {
-	l := &n.links[from][to]
+	l := n.links[from][to]
 	l.bad = append(l.bad, q)
 	return func() {
 		for i := range l.bad {
@@ -65,15 +67,16 @@ func (n *Network) Worsen(from, to int, q Quality) (takeBack func()) {
 
 // Clog holds up what is sent over a link until a time, when it all arrives.
 func (n *Network) Clog(from, to int, until time.Duration) {
-	l := &n.links[from][to]
+	l := n.links[from][to]
 	l.clogged = max(l.clogged, until)
 }
 
-// Heal ends all faults.
+// Heal ends all faults: the links are new ones, which what would have ended the
+// faults does not know.
 func (n *Network) Heal() {
 	for from := range n.links {
 		for to := range n.links[from] {
-			n.links[from][to] = link{}
+			n.links[from][to] = new(link)
 		}
 	}
 }

@@ -66,18 +66,24 @@ func (w *World) Events() int { return w.done }
 
 // Event is something that is to happen.
 type Event struct {
+	world  *World
 	at     time.Duration
 	number uint64
+	place  int // in the queue; -1: it has happened, or never will
 	happen func()
 }
 
-// Cancel keeps the event from happening.
-func (e *Event) Cancel() { e.happen = nil }
+// Cancel keeps the event from happening, if it has not happened yet.
+func (e *Event) Cancel() {
+	if e.place >= 0 {
+		heap.Remove(&e.world.queue, e.place)
+	}
+}
 
 // After has something happen after a while.
 func (w *World) After(d time.Duration, happen func()) *Event {
 	w.made++
-	e := &Event{w.now + max(0, d), w.made, happen}
+	e := &Event{world: w, at: w.now + max(0, d), number: w.made, happen: happen}
 	heap.Push(&w.queue, e)
 	return e
 }
@@ -87,9 +93,6 @@ func (w *World) After(d time.Duration, happen func()) *Event {
 func (w *World) RunUntil(end time.Duration, stop func() bool) {
 	for len(w.queue) > 0 && w.queue[0].at <= end {
 		e := heap.Pop(&w.queue).(*Event)
-		if e.happen == nil {
-			continue
-		}
 		w.now = e.at
 		w.done++
 		e.happen()
@@ -134,12 +137,19 @@ func (q eventQueue) Len() int { return len(q) }
 func (q eventQueue) Less(i, j int) bool {
 	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].number < q[j].number
 }
-func (q eventQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *eventQueue) Push(e any)   { *q = append(*q, e.(*Event)) }
+func (q eventQueue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].place, q[j].place = i, j
+}
+func (q *eventQueue) Push(e any) {
+	e.(*Event).place = len(*q)
+	*q = append(*q, e.(*Event))
+}
 func (q *eventQueue) Pop() any {
 	old := *q
 	e := old[len(old)-1]
 	old[len(old)-1] = nil
 	*q = old[:len(old)-1]
+	e.place = -1
 	return e
 }
