@@ -3,12 +3,13 @@
 GO         ?= go
 FUZZTIME   ?= 1m
 BENCH      ?= .
+HISTORIES  ?= 300
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The modules below the main one, each a directory with a go.mod.
 NESTED = $(patsubst %/go.mod,%,$(sort $(shell find internal -name go.mod)))
 
-.PHONY: all verify fix build test race fuzz bench
+.PHONY: all verify fix build test race fuzz lincheck bench
 
 all: verify
 
@@ -42,6 +43,13 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$package"; \
 		done; \
 	done
+
+# The histories stay, with a page for each register that is not linearizable.
+lincheck:
+	rm -rf bin/histories
+	mkdir -p bin/histories
+	$(GO) test -count=1 -run '^TestSimulation$$' . -sim.seeds=$(HISTORIES) -sim.histories=bin/histories
+	cd internal/lincheck && $(GO) run . -html ../../bin/histories ../../bin/histories
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
