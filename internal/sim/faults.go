@@ -41,8 +41,29 @@ var faultNames = [faultKinds]string{
 
 func (k FaultKind) String() string { return faultNames[k] }
 
+// scope is whom faults of a kind hit. The page of a trace knows the numbers.
+func (k FaultKind) scope() scope {
+	switch k {
+	case Split, BadNetwork, Blackout:
+		return everybody
+	case OneWay, Flap, BadLink, Clog:
+		return oneLink
+	default:
+		return oneNode
+	}
+}
+
+type scope int
+
+const (
+	everybody scope = iota
+	oneLink         // from Fault.Node to Fault.Peer; flapping is both ways
+	oneNode         // Fault.Node
+)
+
 // Fault is something that goes wrong for a time.
 type Fault struct {
+	Number  int // in the plan that was drawn, from 1 on
 	At, For time.Duration
 	Kind    FaultKind
 	Node    int // and Peer: whom it hits, where that matters
@@ -53,11 +74,10 @@ type Fault struct {
 
 func (f Fault) String() string {
 	s := fmt.Sprintf("%v %v", f.At, f.Kind)
-	switch f.Kind {
-	case Split, BadNetwork, Blackout:
-	case OneWay, Flap, BadLink, Clog:
+	switch f.Kind.scope() {
+	case oneLink:
 		s += fmt.Sprintf(" %d-%d", f.Node, f.Peer)
-	default:
+	case oneNode:
 		s += fmt.Sprintf(" %d", f.Node)
 	}
 	return fmt.Sprintf("%s for %v, level %.2f", s, f.For, f.Level)
@@ -69,7 +89,7 @@ type Plan []Fault
 func (p Plan) String() string {
 	var b strings.Builder
 	for _, f := range p {
-		fmt.Fprintln(&b, f)
+		fmt.Fprintf(&b, "%4d  %v\n", f.Number, f)
 	}
 	return b.String()
 }
@@ -113,6 +133,9 @@ func DrawPlan(random *rand.Rand, n int, until time.Duration) Plan {
 		}
 	}
 	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
+	for i := range plan {
+		plan[i].Number = i + 1
+	}
 	return plan
 }
 
@@ -137,6 +160,7 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 		w.After(f.At, func() {
 			w.Count(f.Kind.String())
 			w.Note(Line{Kind: "fault", Node: f.Node, Peer: f.Peer, Text: f.String()})
+			net.trace.fault(f)
 			if end := begin(w, f, n, net, machines); end != nil {
 				w.After(f.For, func() {
 					w.Note(Line{Kind: "fault ends", Node: f.Node, Peer: f.Peer, Text: f.Kind.String()})

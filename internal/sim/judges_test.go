@@ -163,7 +163,7 @@ func TestStreamKeepsItsOrder(t *testing.T) {
 	var got []int
 	s := net.NewStream(0, 1, nil)
 	for i := range 100 {
-		s.Send(func() { got = append(got, i) })
+		s.Send(nil, func() { got = append(got, i) })
 	}
 	w.RunUntil(time.Minute, func() bool { return false })
 	require.Len(t, got, 100)
@@ -172,9 +172,9 @@ func TestStreamKeepsItsOrder(t *testing.T) {
 	told := 0
 	s = net.NewStream(0, 1, func() { told++ })
 	net.Cut(0, 1)
-	s.Send(func() { t.Error("it went through a cut link") })
+	s.Send(nil, func() { t.Error("it went through a cut link") })
 	net.Heal()
-	s.Send(func() { t.Error("it went over a broken stream") })
+	s.Send(nil, func() { t.Error("it went over a broken stream") })
 	w.RunUntil(2*time.Minute, func() bool { return false })
 	require.LessOrEqual(t, told, 1)
 }

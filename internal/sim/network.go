@@ -11,6 +11,7 @@ type Network struct {
 	world  *World
 	random *rand.Rand
 	links  [][]link
+	trace  *Trace
 
 	// Base is the quality of links without faults.
 	Base Quality
@@ -41,10 +42,15 @@ func (w *World) NewNetwork(n int, base Quality) *Network {
 }
 
 // Cut makes a link lose everything, until as many calls of Mend.
-func (n *Network) Cut(from, to int) { n.links[from][to].cuts++ }
+func (n *Network) Cut(from, to int) { n.cut(from, to, 1) }
 
 // Mend ends a Cut.
-func (n *Network) Mend(from, to int) { n.links[from][to].cuts-- }
+func (n *Network) Mend(from, to int) { n.cut(from, to, -1) }
+
+func (n *Network) cut(from, to, cuts int) {
+	n.links[from][to].cuts += cuts
+	n.trace.link(from, to, n.IsCut(from, to))
+}
 
 // IsCut reports whether a link loses everything.
 func (n *Network) IsCut(from, to int) bool { return n.links[from][to].cuts > 0 }
@@ -76,6 +82,7 @@ func (n *Network) Heal() {
 			n.links[from][to] = link{}
 		}
 	}
+	n.trace.heal()
 }
 
 func (n *Network) quality(from, to int) Quality {
@@ -100,26 +107,32 @@ func (n *Network) travel(from, to int) time.Duration {
 }
 
 // Send carries a message that may be lost, late, doubled and overtaken.
-func (n *Network) Send(from, to int, deliver func()) {
+func (n *Network) Send(from, to int, message any, deliver func()) {
 	q := n.quality(from, to)
 	copies := 1
 	switch p := n.random.Float64(); {
 	case n.IsCut(from, to):
 		n.world.Count("messages cut off")
+		n.trace.message(from, to, message).ends(cutOff)
 		return
 	case p < q.Loss:
 		n.world.Count("messages lost")
+		n.trace.message(from, to, message).ends(lost)
 		return
 	case p < q.Loss+q.Duplicate:
 		n.world.Count("messages doubled")
 		copies = 2
 	}
-	for range copies {
+	for i := range copies {
+		traced := n.trace.message(from, to, message)
+		traced.double(i > 0)
 		n.world.After(n.travel(from, to), func() {
 			if n.IsCut(from, to) {
 				n.world.Count("messages cut off")
+				traced.ends(cutOff)
 				return
 			}
+			traced.ends(arrived)
 			deliver()
 		})
 	}
@@ -142,18 +155,20 @@ func (n *Network) NewStream(from, to int, onBroken func()) *Stream {
 }
 
 // Send carries a message to the other end.
-func (s *Stream) Send(deliver func()) { s.carry(0, s.from, s.to, deliver) }
+func (s *Stream) Send(message any, deliver func()) { s.carry(0, s.from, s.to, message, deliver) }
 
 // Answer carries a message back.
-func (s *Stream) Answer(deliver func()) { s.carry(1, s.to, s.from, deliver) }
+func (s *Stream) Answer(message any, deliver func()) { s.carry(1, s.to, s.from, message, deliver) }
 
-func (s *Stream) carry(direction, from, to int, deliver func()) {
+func (s *Stream) carry(direction, from, to int, message any, deliver func()) {
 	n := s.network
 	if s.broken {
 		return
 	}
+	traced := n.trace.message(from, to, message)
 	q := n.quality(from, to)
 	if n.IsCut(from, to) || n.random.Float64() < q.Loss/4 { // a connection sends again what is lost; it breaks only rarely
+		traced.ends(wentAlong)
 		s.Break()
 		return
 	}
@@ -162,9 +177,12 @@ func (s *Stream) carry(direction, from, to int, deliver func()) {
 	n.world.After(at-n.world.now, func() {
 		switch {
 		case s.broken && n.random.IntN(2) == 0: // else it was in the buffers of the other end already
+			traced.ends(wentAlong)
 		case n.IsCut(from, to):
+			traced.ends(wentAlong)
 			s.Break()
 		default:
+			traced.ends(arrived)
 			deliver()
 		}
 	})
