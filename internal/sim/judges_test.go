@@ -178,3 +178,24 @@ func TestStreamKeepsItsOrder(t *testing.T) {
 	w.RunUntil(2*time.Minute, func() bool { return false })
 	require.LessOrEqual(t, told, 1)
 }
+
+// A link that flaps at the time when all faults end stays whole from then on.
+func TestNetworkStaysHealed(t *testing.T) {
+	w := NewWorld(1)
+	net := w.NewNetwork(2, Quality{})
+	plan := Plan{{At: time.Second, For: time.Minute, Kind: Flap, Node: 0, Peer: 1}}
+	w.Inflict(plan, net, nil)
+	cut := 0
+	look := func() bool {
+		if net.IsCut(0, 1) || net.IsCut(1, 0) {
+			cut++
+		}
+		return false
+	}
+	w.RunUntil(10*time.Second, look)
+	require.Positive(t, cut)
+	net.Heal()
+	cut = 0
+	w.RunUntil(2*time.Minute, look)
+	require.Zero(t, cut)
+}

@@ -12,6 +12,7 @@ type Network struct {
 	random *rand.Rand
 	links  [][]link
 	trace  *Trace
+	healed bool
 
 	// Base is the quality of links without faults.
 	Base Quality
@@ -48,6 +49,9 @@ func (n *Network) Cut(from, to int) { n.cut(from, to, 1) }
 func (n *Network) Mend(from, to int) { n.cut(from, to, -1) }
 
 func (n *Network) cut(from, to, cuts int) {
+	if n.healed {
+		return
+	}
 	n.links[from][to].cuts += cuts
 	n.trace.link(from, to, n.IsCut(from, to))
 }
@@ -75,8 +79,9 @@ func (n *Network) Clog(from, to int, until time.Duration) {
 	l.clogged = max(l.clogged, until)
 }
 
-// Heal ends all faults.
+// Heal ends all faults for good: a link that flaps is not cut again.
 func (n *Network) Heal() {
+	n.healed = true
 	for from := range n.links {
 		for to := range n.links[from] {
 			n.links[from][to] = link{}
