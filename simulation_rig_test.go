@@ -30,7 +30,8 @@ type simulation struct {
 	peers    map[NodeID]string
 	random   *rand.Rand // of the cluster's own chances: delays of disks and the like
 	settings simSettings
-	over     bool // the faults are
+	over     bool       // the faults are
+	trace    *sim.Trace // nil: nobody will look
 
 	lies func(*simNode) bool // a disk says that it has written, and has not
 }
@@ -280,6 +281,7 @@ func (n *simNode) start() {
 	}
 	n.world.Note(sim.Line{Kind: "start", Node: n.number, Peer: -1})
 	n.world.Count("starts")
+	n.show()
 	n.wake()
 }
 
@@ -329,6 +331,7 @@ func (n *simNode) end() {
 		}
 	}
 	n.driver, n.storage, n.saving, n.waiting, n.turn, n.alarm = nil, nil, nil, nil, nil, nil
+	n.show()
 }
 
 // kill ends the process as a signal does: the system keeps what was written.
@@ -390,6 +393,7 @@ func (n *simNode) freeze(frozen bool) {
 	if n.frozen = frozen; !frozen {
 		n.wake()
 	}
+	n.show()
 }
 
 func (n *simNode) hang(hung bool) {
@@ -446,6 +450,7 @@ func (n *simNode) serve() {
 		return
 	}
 	n.observe()
+	n.show()
 	if in.more && n.driver.proposalRoom() > 0 {
 		n.wake()
 	}

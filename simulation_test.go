@@ -19,18 +19,22 @@ import (
 var (
 	simSeed      = flag.Uint64("sim.seed", 0, "simulate the life of this seed alone, and tell it")
 	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: 1000, or 100 where they take long")
+	simTrace     = flag.String("sim.trace", "", "the `file` for a page that shows the life of -sim.seed")
 	simHistories = flag.String("sim.histories", "", "the `directory` for what the clients of each life saw")
 )
 
 // TestSimulation runs whole clusters through lives full of faults. One that fails
-// is seen again with
+// is seen again, as a story and as a page for a browser, with
 //
-//	go test -run 'TestSimulation$' -v . -sim.seed=N
+//	go test -run 'TestSimulation$' -v . -sim.seed=N -sim.trace=run.html
 func TestSimulation(t *testing.T) {
 	if *simSeed > 0 {
-		tellLife(t, *simSeed)
+		v, err := pick(*simSeed, *simFaults, *simUntil, *simClients)
+		require.NoError(t, err)
+		tellLife(t, v)
 		return
 	}
+	require.True(t, *simTrace == "" && *simFaults == "all" && *simUntil == 0 && *simClients == 0, "which life is it about? -sim.seed says that")
 	lives := 1000
 	switch {
 	case *simSeeds > 0:
@@ -82,6 +86,16 @@ type tally struct {
 	counts               map[string]int
 	virtual              time.Duration
 	events, acknowledged int
+	failed               int
+}
+
+// worthReducing reports whether a smaller life is to be looked for in place of one
+// that failed: of a few only, since it takes a while.
+func (c *tally) worthReducing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed++
+	return c.failed <= 2
 }
 
 func (c *tally) add(s *simulation) {
@@ -97,8 +111,12 @@ func (c *tally) add(s *simulation) {
 
 func simulate(t *testing.T, seed uint64, total *tally) {
 	s := newSimulation(seed, nil)
-	if err := s.run(); err != nil {
-		t.Errorf("seed %d: %v\nsee it with: go test -run 'TestSimulation$' -v . -sim.seed=%d", seed, err, seed)
+	if err := s.live(); err != nil {
+		f := failureOf(drawn(seed), s, err)
+		t.Error(f.explain())
+		if total.worthReducing() {
+			t.Error(f.explainSmaller(f.reduce(func(*simulation) {})))
+		}
 	}
 	total.add(s)
 	if *simHistories == "" {
@@ -117,14 +135,20 @@ func simulate(t *testing.T, seed uint64, total *tally) {
 }
 
 // tellLife simulates one life and tells what happened in it.
-func tellLife(t *testing.T, seed uint64) {
-	s := newSimulation(seed, nil)
+func tellLife(t *testing.T, v variant) {
+	s := v.begin()
 	s.world.Tell = func(at time.Duration, line sim.Line) {
 		t.Logf("%12v  %-2d %-2d %s: %s", at, line.Node, line.Peer, line.Kind, line.Text)
 	}
-	err := s.run()
-	t.Logf("settings %+v\n%s", s.settings, s)
-	require.NoError(t, err, "seed %d", seed)
+	if *simTrace != "" {
+		s.record()
+	}
+	err := s.live()
+	t.Logf("settings %+v\n%s\nfaults, by number:\n%s", s.settings, s, s.plan)
+	if *simTrace != "" {
+		s.writePage(t, *simTrace, v, err)
+	}
+	require.NoError(t, err, "seed %d", v.seed)
 }
 
 // The same seed leads to the same life, and leaves the same nodes behind, a hundred

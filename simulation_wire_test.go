@@ -38,7 +38,7 @@ func (n *simNode) send(r request) {
 	to := n.nodes[n.numberOf(r.to)]
 	switch m := r.message.(type) {
 	case *VoteRequest:
-		n.call(to, encoded(m), simElectionTimeout,
+		n.call(to, m, simElectionTimeout,
 			func(b []byte, respond responder) any { return voteRequested{decoded[VoteRequest](b), respond} },
 			func(b []byte, err error) any {
 				answer := voteAnswered{from: to.id, term: m.Term, preVote: m.PreVote, err: err}
@@ -48,7 +48,7 @@ func (n *simNode) send(r request) {
 				return answer
 			})
 	case *Heartbeat:
-		n.call(to, encoded(m), simElectionTimeout/2,
+		n.call(to, m, simElectionTimeout/2,
 			func(b []byte, respond responder) any { return heartbeatArrived{decoded[Heartbeat](b), respond} },
 			func(b []byte, err error) any {
 				answer := heartbeatAnswered{from: to.id, term: m.Term, err: err}
@@ -66,8 +66,8 @@ func (n *simNode) send(r request) {
 
 // call carries a request to a node and its answer back, or reports after a while
 // that there is none.
-func (n *simNode) call(to *simNode, request []byte, patience time.Duration, arrival func([]byte, responder) any, answer func([]byte, error) any) {
-	life, ended := n.life, false
+func (n *simNode) call(to *simNode, message encoding.BinaryAppender, patience time.Duration, arrival func([]byte, responder) any, answer func([]byte, error) any) {
+	life, ended, request := n.life, false, encoded(message)
 	end := func(response []byte, err error) {
 		if !ended {
 			ended = true
@@ -75,7 +75,7 @@ func (n *simNode) call(to *simNode, request []byte, patience time.Duration, arri
 		}
 	}
 	timeout := n.world.After(patience, func() { end(nil, errSimTimeout) })
-	n.network.Send(n.number, to.number, func() {
+	n.network.Send(n.number, to.number, message, func() {
 		if to.driver == nil {
 			return
 		}
@@ -87,8 +87,10 @@ func (n *simNode) call(to *simNode, request []byte, patience time.Duration, arri
 			var answer []byte
 			if err == nil {
 				answer = to.answer(n.id, response)
+			} else {
+				response = err
 			}
-			n.network.Send(to.number, n.number, func() {
+			n.network.Send(to.number, n.number, response, func() {
 				timeout.Cancel()
 				end(answer, err)
 			})
@@ -118,7 +120,7 @@ func (n *simNode) stream(to *simNode, m *AppendEntries) {
 		n.peers[to.number] = p
 	}
 	b := encoded(m)
-	p.stream.Send(func() {
+	p.stream.Send(m, func() {
 		if to.driver == nil {
 			p.stream.Break()
 			return
@@ -131,7 +133,7 @@ func (n *simNode) stream(to *simNode, m *AppendEntries) {
 				p.stream.Break()
 			default:
 				answer := to.answer(n.id, response)
-				p.stream.Answer(func() {
+				p.stream.Answer(response, func() {
 					n.postIn(life, appendAnswered{to.id, m.Term, decoded[AppendResponse](answer)})
 				})
 			}

@@ -41,8 +41,29 @@ var faultNames = [FaultKinds]string{
 
 func (k FaultKind) String() string { return faultNames[k] }
 
+// scope is whom faults of a kind hit. The page of a trace knows the numbers.
+func (k FaultKind) scope() scope {
+	switch k {
+	case Split, BadNetwork, Blackout:
+		return everybody
+	case OneWay, Flap, BadLink, Clog:
+		return oneLink
+	default:
+		return oneNode
+	}
+}
+
+type scope int
+
+const (
+	everybody scope = iota
+	oneLink         // from Fault.Node to Fault.Peer; flapping is both ways
+	oneNode         // Fault.Node
+)
+
 // Fault is something that goes wrong for a time.
 type Fault struct {
+	Number  int // in the plan that was drawn, from 1 on
 	At, For time.Duration
 	Kind    FaultKind
 	Node    int // and Peer: whom it hits, where that matters
@@ -54,11 +75,10 @@ type Fault struct {
 
 func (f Fault) String() string {
 	s := fmt.Sprintf("%v %v", f.At, f.Kind)
-	switch f.Kind {
-	case Split, BadNetwork, Blackout:
-	case OneWay, Flap, BadLink, Clog:
+	switch f.Kind.scope() {
+	case oneLink:
 		s += fmt.Sprintf(" %d-%d", f.Node, f.Peer)
-	default:
+	case oneNode:
 		s += fmt.Sprintf(" %d", f.Node)
 	}
 	if f.Leader {
@@ -73,7 +93,7 @@ type Plan []Fault
 func (p Plan) String() string {
 	var b strings.Builder
 	for _, f := range p {
-		fmt.Fprintln(&b, f)
+		fmt.Fprintf(&b, "%4d  %v\n", f.Number, f)
 	}
 	return b.String()
 }
@@ -118,6 +138,9 @@ func DrawPlan(random *rand.Rand, n int, until time.Duration) Plan {
 		}
 	}
 	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
+	for i := range plan {
+		plan[i].Number = i + 1
+	}
 	return plan
 }
 
@@ -144,11 +167,14 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 	n := len(net.links)
 	for _, f := range plan {
 		w.After(f.At, func() {
-			if leader := machines.Leader(); f.Leader && leader >= 0 {
-				f.hit(leader, f.Peer-f.Node+n, n)
+			if f.Leader {
+				if leader := machines.Leader(); leader >= 0 {
+					f.hit(leader, f.Peer-f.Node+n, n)
+				}
 			}
 			w.Count(f.Kind.String())
 			w.Note(Line{Kind: "fault", Node: f.Node, Peer: f.Peer, Text: f.String()})
+			net.trace.fault(f)
 			if end := begin(w, f, n, net, machines); end != nil {
 				w.After(f.For, func() {
 					w.Note(Line{Kind: "fault ends", Node: f.Node, Peer: f.Peer, Text: f.Kind.String()})
@@ -236,14 +262,14 @@ func cutBetween(net *Network, n int, inside func(int) bool) (mend func()) {
 	return all(mends)
 }
 
-// flap cuts a link, and mends it, until the fault ends.
+// flap cuts a link, and mends it, until the fault ends, or all do.
 func flap(w *World, f Fault, net *Network, random *rand.Rand) (end func()) {
-	over := false
+	over, heals := false, net.heals
 	var mend func()
 	var turn func()
 	turn = func() {
 		switch {
-		case over:
+		case over || net.heals > heals:
 			return
 		case mend == nil:
 			mend = all([]func(){net.Cut(f.Node, f.Peer), net.Cut(f.Peer, f.Node)})

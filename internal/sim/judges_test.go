@@ -171,7 +171,7 @@ func TestStreamKeepsItsOrder(t *testing.T) {
 	var got []int
 	s := net.NewStream(0, 1, nil)
 	for i := range 100 {
-		s.Send(func() { got = append(got, i) })
+		s.Send(nil, func() { got = append(got, i) })
 	}
 	w.RunUntil(time.Minute, func() bool { return false })
 	require.Len(t, got, 100)
@@ -180,9 +180,30 @@ func TestStreamKeepsItsOrder(t *testing.T) {
 	told := 0
 	s = net.NewStream(0, 1, func() { told++ })
 	net.Cut(0, 1)
-	s.Send(func() { t.Error("it went through a cut link") })
+	s.Send(nil, func() { t.Error("it went through a cut link") })
 	net.Heal()
-	s.Send(func() { t.Error("it went over a broken stream") })
+	s.Send(nil, func() { t.Error("it went over a broken stream") })
 	w.RunUntil(2*time.Minute, func() bool { return false })
 	require.LessOrEqual(t, told, 1)
+}
+
+// A link that flaps at the time when all faults end stays whole from then on.
+func TestNetworkStaysHealed(t *testing.T) {
+	w := NewWorld(1)
+	net := w.NewNetwork(2, Quality{})
+	plan := Plan{{At: time.Second, For: time.Minute, Kind: Flap, Node: 0, Peer: 1}}
+	w.Inflict(plan, net, nil)
+	cut := 0
+	look := func() bool {
+		if net.IsCut(0, 1) || net.IsCut(1, 0) {
+			cut++
+		}
+		return false
+	}
+	w.RunUntil(10*time.Second, look)
+	require.Positive(t, cut)
+	net.Heal()
+	cut = 0
+	w.RunUntil(2*time.Minute, look)
+	require.Zero(t, cut)
 }

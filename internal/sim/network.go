@@ -11,6 +11,8 @@ type Network struct {
 	world  *World
 	random *rand.Rand
 	links  [][]*link
+	trace  *Trace
+	heals  int // how often all faults ended
 
 	// Base is the quality of links without faults.
 	Base Quality
@@ -44,8 +46,13 @@ func (w *World) NewNetwork(n int, base Quality) *Network {
 // Cut makes a link lose everything, until it is mended.
 func (n *Network) Cut(from, to int) (mend func()) {
 	l := n.links[from][to]
-	l.cuts++
-	return func() { l.cuts-- }
+	add := func(cuts int) {
+		if l.cuts += cuts; l == n.links[from][to] {
+			n.trace.link(from, to, n.IsCut(from, to))
+		}
+	}
+	add(1)
+	return func() { add(-1) }
 }
 
 // IsCut reports whether a link loses everything.
@@ -74,11 +81,13 @@ func (n *Network) Clog(from, to int, until time.Duration) {
 // Heal ends all faults: the links are new ones, which what would have ended the
 // faults does not know.
 func (n *Network) Heal() {
+	n.heals++
 	for from := range n.links {
 		for to := range n.links[from] {
 			n.links[from][to] = new(link)
 		}
 	}
+	n.trace.heal()
 }
 
 func (n *Network) quality(from, to int) Quality {
@@ -103,26 +112,32 @@ func (n *Network) travel(from, to int) time.Duration {
 }
 
 // Send carries a message that may be lost, late, doubled and overtaken.
-func (n *Network) Send(from, to int, deliver func()) {
+func (n *Network) Send(from, to int, message any, deliver func()) {
 	q := n.quality(from, to)
 	copies := 1
 	switch p := n.random.Float64(); {
 	case n.IsCut(from, to):
 		n.world.Count("messages cut off")
+		n.trace.message(from, to, message).ends(cutOff)
 		return
 	case p < q.Loss:
 		n.world.Count("messages lost")
+		n.trace.message(from, to, message).ends(lost)
 		return
 	case p < q.Loss+q.Duplicate:
 		n.world.Count("messages doubled")
 		copies = 2
 	}
-	for range copies {
+	for i := range copies {
+		traced := n.trace.message(from, to, message)
+		traced.double(i > 0)
 		n.world.After(n.travel(from, to), func() {
 			if n.IsCut(from, to) {
 				n.world.Count("messages cut off")
+				traced.ends(cutOff)
 				return
 			}
+			traced.ends(arrived)
 			deliver()
 		})
 	}
@@ -145,18 +160,20 @@ func (n *Network) NewStream(from, to int, onBroken func()) *Stream {
 }
 
 // Send carries a message to the other end.
-func (s *Stream) Send(deliver func()) { s.carry(0, s.from, s.to, deliver) }
+func (s *Stream) Send(message any, deliver func()) { s.carry(0, s.from, s.to, message, deliver) }
 
 // Answer carries a message back.
-func (s *Stream) Answer(deliver func()) { s.carry(1, s.to, s.from, deliver) }
+func (s *Stream) Answer(message any, deliver func()) { s.carry(1, s.to, s.from, message, deliver) }
 
-func (s *Stream) carry(direction, from, to int, deliver func()) {
+func (s *Stream) carry(direction, from, to int, message any, deliver func()) {
 	n := s.network
 	if s.broken {
 		return
 	}
+	traced := n.trace.message(from, to, message)
 	q := n.quality(from, to)
 	if n.IsCut(from, to) || n.random.Float64() < q.Loss/4 { // a connection sends again what is lost; it breaks only rarely
+		traced.ends(wentAlong)
 		s.Break()
 		return
 	}
@@ -165,9 +182,12 @@ func (s *Stream) carry(direction, from, to int, deliver func()) {
 	n.world.After(at-n.world.now, func() {
 		switch {
 		case s.broken && n.random.IntN(2) == 0: // else it was in the buffers of the other end already
+			traced.ends(wentAlong)
 		case n.IsCut(from, to):
+			traced.ends(wentAlong)
 			s.Break()
 		default:
+			traced.ends(arrived)
 			deliver()
 		}
 	})

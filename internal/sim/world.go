@@ -8,6 +8,9 @@
 // nothing bad may happen ([Judge], [Oracle]). In the second all faults are over,
 // and something good must happen, soon.
 //
+// Whoever wants to see a life has it recorded, as a page for a browser ([Trace]);
+// what a life does not need in order to fail is taken away by [Reduce] and [Least].
+//
 // Everything runs on one goroutine: events in the order of their times, those of
 // equal times in the order in which they were made.
 package sim
