@@ -1,5 +1,5 @@
-// Package vfs is the few file operations that a log needs, the real ones and a
-// twin in memory that can crash.
+// Package vfs is the few file operations that a log and snapshots need, the real
+// ones and a twin in memory that can crash.
 package vfs
 
 import (
