@@ -18,12 +18,15 @@ type step struct {
 
 // describe says what an advance led to, for comparison.
 func describe(w work) string {
-	text := fmt.Sprintln(w.resets, w.notes, w.failure)
+	text := fmt.Sprintln(w.resets, w.notes, w.failure, w.snapshotReads, len(w.chunks), len(w.outcomes))
 	if w.save != nil {
-		text += fmt.Sprintln(w.save.HardState, w.save.Commit, termsOf(w.save.Entries))
+		text += fmt.Sprintln(w.save.HardState, w.save.Commit, termsOf(w.save.Entries), w.save.Compacted)
 	}
 	if w.apply != nil {
-		text += fmt.Sprintln("apply", w.apply.first, w.apply.last, w.apply.entries.Len())
+		text += fmt.Sprintln("apply", w.apply.first, w.apply.last, w.apply.entries.Len(), w.apply.restore, w.apply.capture)
+	}
+	if w.snapshot != nil {
+		text += fmt.Sprintf("write %+v\n", w.snapshot.metadata)
 	}
 	for _, r := range w.reads {
 		text += fmt.Sprintf("read %+v\n", r)
@@ -141,6 +144,11 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"sentCommit":       func(_ *driver, c *core) { c.peers[0].sentCommit++ },
 		"contact":          func(_ *driver, c *core) { c.peers[0].contact++ },
 		"retryAt":          func(_ *driver, c *core) { c.peers[0].retryAt++ },
+		"log.told":         func(_ *driver, c *core) { c.log.told++ },
+		"snapshot":         func(_ *driver, c *core) { c.snapshot.Index++ },
+		"snapshot's term":  func(_ *driver, c *core) { c.snapshot.Term++ },
+		"installing":       func(_ *driver, c *core) { c.installing++ },
+		"transfer":         func(_ *driver, c *core) { c.peers[0].transfer = new(transfer) },
 		"log.compacted":    func(_ *driver, c *core) { c.log.compacted.Term++ },
 		"log.terms":        func(_ *driver, c *core) { c.log.terms[0].Term++ },
 		"log.end":          func(_ *driver, c *core) { c.log.end++ },
@@ -165,13 +173,35 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"a request's message": func(d *driver, _ *core) {
 			d.requests = []request{{to: "a", message: &VoteRequest{Term: 4}, term: 3}}
 		},
-		"replies":       func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 1}}} },
-		"other replies": func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 2}}} },
-		"appendReplies": func(d *driver, _ *core) { d.appendReplies = []reply{{response: &AppendResponse{Match: 1}}} },
+		"capturing":          func(d *driver, _ *core) { d.compaction.capturing = true },
+		"writing a snapshot": func(d *driver, _ *core) { d.compaction.writing = true },
+		"wanted":             func(d *driver, _ *core) { d.compaction.wanted = true },
+		"snapshot retried":   func(d *driver, _ *core) { d.compaction.retryAt++ },
+		"fresh":              func(d *driver, _ *core) { d.compaction.fresh = !d.compaction.fresh },
+		"snapshot's size":    func(d *driver, _ *core) { d.compaction.size++ },
+		"last snapshot":      func(d *driver, _ *core) { d.compaction.last.index++ },
+		"bytes applied":      func(d *driver, _ *core) { d.compaction.bytes++ },
+		"marks":              func(d *driver, _ *core) { d.compaction.marks = []mark{{1, 1}} },
+		"snapshot's waiters": func(d *driver, _ *core) { d.compaction.waiters = []snapshotWaiter{{index: 1}} },
+		"replies":            func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 1}}} },
+		"other replies":      func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 2}}} },
+		"appendReplies":      func(d *driver, _ *core) { d.appendReplies = []reply{{response: &AppendResponse{Match: 1}}} },
 	} {
 		d := base()
 		change(d, d.core)
 		require.NotEqual(t, base().hash(), d.hash(), name)
+	}
+	sending := func(t transfer) uint64 {
+		d := base()
+		d.core.peers[0].transfer = &t
+		return d.hash()
+	}
+	for name, other := range map[string]transfer{
+		"index": {id: EntryID{1, 0}}, "term": {id: EntryID{0, 1}}, "size": {size: 1}, "next": {next: 1}, "busy": {busy: true},
+		"due": {due: 1}, "paced": {paced: 1}, "pacedAt": {pacedAt: 1},
+		"sent": {sent: 1}, "patience": {patience: 1},
+	} {
+		require.NotEqual(t, sending(transfer{}), sending(other), "a transfer's %s", name)
 	}
 	one, two := base(), base()
 	one.deferred = []deferredEvent{{heartbeatAnswered{from: "a", term: 3, response: &HeartbeatResponse{Term: 3}}, 7}}

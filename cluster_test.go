@@ -2,6 +2,7 @@ package raft_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -179,9 +180,11 @@ func (c *cluster) node(id raft.NodeID) *raft.Node    { return c.members[id].node
 func (c *cluster) disk(id raft.NodeID) *disk         { return c.members[id].disk }
 func (c *cluster) status(id raft.NodeID) raft.Status { return c.members[id].node.Status() }
 func (c *cluster) recorder(id raft.NodeID) *recorder { return c.members[id].machine.(*recorder) }
-func (c *cluster) applied(id raft.NodeID) []string   { return c.recorder(id).seen() }
-func (c *cluster) isRunning(id raft.NodeID) bool     { return c.members[id].node != nil }
-func (c *cluster) isLeader(id raft.NodeID) bool      { return c.status(id).Role == raft.Leader }
+func (c *cluster) applied(id raft.NodeID) []string {
+	return c.members[id].machine.(interface{ seen() []string }).seen()
+}
+func (c *cluster) isRunning(id raft.NodeID) bool { return c.members[id].node != nil }
+func (c *cluster) isLeader(id raft.NodeID) bool  { return c.status(id).Role == raft.Leader }
 func (c *cluster) others(id raft.NodeID) []raft.NodeID {
 	return slices.DeleteFunc(slices.Clone(c.ids), func(other raft.NodeID) bool { return other == id })
 }
@@ -331,6 +334,7 @@ type recorder struct {
 
 	mu       sync.Mutex
 	commands []string
+	restored int // snapshots
 }
 
 func newRecorder() *recorder { return new(recorder) }
@@ -347,8 +351,22 @@ func (r *recorder) Apply(command []byte) ([]byte, error) {
 	return fmt.Append(nil, len(r.commands)), nil
 }
 
-func (r *recorder) Snapshot() ([]byte, error) { return nil, errors.New("a recorder has no snapshots") }
-func (r *recorder) Restore([]byte) error      { return errors.New("a recorder has no snapshots") }
+func (r *recorder) Snapshot() ([]byte, error) { return json.Marshal(r.seen()) }
+
+func (r *recorder) Restore(snapshot []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.restored++
+	r.commands = nil
+	return json.Unmarshal(snapshot, &r.commands)
+}
+
+// restores counts the snapshots that it was given.
+func (r *recorder) restores() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.restored
+}
 
 func (r *recorder) seen() []string {
 	r.mu.Lock()
@@ -428,7 +446,7 @@ func (d *disk) Entries(first, last raft.Index, maxBytes int) (raft.Entries, erro
 	return d.memory.Entries(first, last, maxBytes)
 }
 
-func (d *disk) Compact(index raft.Index) error { return d.memory.Compact(index) }
+func (d *disk) Snapshots() *raft.SnapshotStore { return d.memory.Snapshots() }
 
 // stallReads makes reads hang from now on, until resumeReads.
 func (d *disk) stallReads() {

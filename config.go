@@ -30,9 +30,9 @@ type Config struct {
 	// so that nodes of two clusters never take each other for peers.
 	Cluster string
 
-	// DataDir is the directory that keeps term, vote and log, made if need be. A
-	// node that is made again with it goes on where it was. It is locked while
-	// the node runs. Default "<ID>.raft" in the working directory.
+	// DataDir is the directory that keeps term, vote, log and snapshots, made if
+	// need be. A node that is made again with it goes on where it was. It is
+	// locked while the node runs. Default "<ID>.raft" in the working directory.
 	DataDir string
 
 	// RequireExisting makes Run refuse to start with an empty storage: for
@@ -96,6 +96,21 @@ type Config struct {
 	// followers that lag, and for a slow state machine. Default 32 MiB.
 	LogCacheBytes int
 
+	// A snapshot is taken, and the log compacted, once SnapshotEntries entries or
+	// SnapshotBytes bytes of entries were applied since the last one, and as many
+	// bytes at least as that one has. Default 100,000 and 64 MiB.
+	SnapshotEntries, SnapshotBytes int
+
+	// TrailingEntries is how many entries are kept behind a snapshot, for followers
+	// that lag a little, as long as they have no more than SnapshotBytes. What
+	// followers in contact still lack is kept beyond that, up to four times as many
+	// bytes as SnapshotBytes, or as the snapshot. Default 10,000.
+	TrailingEntries int
+
+	// SnapshotRate bounds how fast a snapshot is sent to a follower, in bytes per
+	// second. Default 64 MiB.
+	SnapshotRate int
+
 	// Logger receives what operators want to know; nothing is logged per
 	// message. nil: silent.
 	Logger *zap.Logger
@@ -127,6 +142,10 @@ func (c Config) withDefaults() Config {
 		defaultTo(&c.DataDir, string(c.ID)+".raft")
 	}
 	defaultTo(&c.LogCacheBytes, 32<<20)
+	defaultTo(&c.SnapshotEntries, 100_000)
+	defaultTo(&c.SnapshotBytes, 64<<20)
+	defaultTo(&c.TrailingEntries, 10_000)
+	defaultTo(&c.SnapshotRate, 64<<20)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -184,6 +203,10 @@ func (c Config) validate() error {
 	checkBytes("MaxPendingBytes", c.MaxPendingBytes, proposalSize(c.MaxCommandBytes), math.MaxInt)
 	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, math.MaxInt)
 	checkBytes("LogCacheBytes", c.LogCacheBytes, 1, math.MaxInt)
+	checkBytes("SnapshotEntries", c.SnapshotEntries, 1, math.MaxInt)
+	checkBytes("SnapshotBytes", c.SnapshotBytes, 1, math.MaxInt)
+	checkBytes("TrailingEntries", c.TrailingEntries, 1, math.MaxInt)
+	checkBytes("SnapshotRate", c.SnapshotRate, 1, math.MaxInt)
 	if len(problems) == 0 {
 		return nil
 	}

@@ -86,7 +86,7 @@ func TestDataDirectoryIsTheDefault(t *testing.T) {
 	})
 	files, err := filepath.Glob("*/*")
 	require.NoError(t, err)
-	require.Equal(t, []string{"a.raft/0000000000000001.wal", "a.raft/LOCK", "a.raft/begun"}, files)
+	require.Equal(t, []string{"a.raft/0000000000000001.wal", "a.raft/LOCK", "a.raft/begun", "a.raft/snapshots"}, files)
 }
 
 // What was committed is applied after a restart before anybody is heard from.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/seed-8da499c8/raft/internal/snapshot"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 	"github.com/seed-8da499c8/raft/internal/wal"
 	"github.com/seed-8da499c8/raft/internal/wire"
@@ -12,8 +13,9 @@ import (
 // diskStorage is the [Storage] in a node's data directory: a log of internal/wal
 // whose state is the hard state.
 type diskStorage struct {
-	log *wal.Log
-	dir string
+	log       *wal.Log
+	dir       string
+	snapshots *SnapshotStore
 
 	// Reused by Save.
 	state []byte
@@ -27,8 +29,12 @@ func openDiskStorage(fs vfs.FS, dir string, options wal.Options) (*diskStorage, 
 	if err != nil {
 		return nil, diskError(err)
 	}
-	return &diskStorage{log: log, dir: dir}, nil
+	snapshots := &SnapshotStore{fs: fs, dir: dir + "/snapshots", options: snapshot.Options{Random: options.Random}}
+	return &diskStorage{log: log, dir: dir, snapshots: snapshots}, nil
 }
+
+// Snapshots returns the store in the data directory.
+func (s *diskStorage) Snapshots() *SnapshotStore { return s.snapshots }
 
 // diskError gives an error of internal/wal the type that users know.
 func diskError(err error) error {
@@ -69,7 +75,11 @@ func (s *diskStorage) Load() (StorageState, error) {
 
 // Save appends a batch to the log.
 func (s *diskStorage) Save(batch SaveBatch) error {
-	b := wal.Batch{Runs: s.runs[:0]}
+	b := wal.Batch{
+		Compact: wal.Position{Index: uint64(batch.Compacted.Index), Term: uint64(batch.Compacted.Term)},
+		Runs:    s.runs[:0],
+		Commit:  uint64(batch.Commit),
+	}
 	if batch.HardState != nil {
 		var err error
 		if s.state, err = batch.HardState.marshal(s.state[:0]); err != nil {
@@ -80,11 +90,6 @@ func (s *diskStorage) Save(batch SaveBatch) error {
 	for _, r := range batch.Entries.runs {
 		b.Runs = append(b.Runs, wal.Run{Term: uint64(r.term), First: uint64(r.first), Count: r.count, Body: r.body})
 	}
-	last := batch.Entries.last()
-	if last == 0 {
-		last = Index(s.log.Last())
-	}
-	b.Commit = uint64(min(batch.Commit, last))
 	err := s.log.Append(b)
 	clear(b.Runs) // the bodies are the log's in memory, and may leave it
 	s.runs = b.Runs[:0]
@@ -120,24 +125,6 @@ func bodyOf(r wal.Run) ([]byte, error) {
 		reader.Fail("bytes behind the last entry")
 	}
 	return body, reader.Err()
-}
-
-// Compact forgets the entries up to an index.
-func (s *diskStorage) Compact(index Index) error {
-	c := s.log.Contents()
-	switch {
-	case index <= Index(c.Compacted.Index):
-		return nil
-	case index > Index(c.Commit):
-		return fmt.Errorf("raft: entry %d to forget of a log that is committed up to %d", index, c.Commit)
-	}
-	at := wal.Position{Index: uint64(index)}
-	for _, t := range c.Terms {
-		if t.First <= at.Index {
-			at.Term = t.Term
-		}
-	}
-	return diskError(s.log.Compact(at))
 }
 
 // Close marks the log as complete and lets go of the directory.

@@ -172,6 +172,46 @@ func TestE3TermAndVoteAreNeverTornApart(t *testing.T) {
 	}
 }
 
+// Term, vote, commit index and log change together, whatever the log was.
+func TestS1SnapshotTakesThePlaceOfTheLogAtOnce(t *testing.T) {
+	before := HardState{ID: "a", Term: 1, Incarnation: 1}
+	after := HardState{ID: "a", Term: 3, VotedFor: "b", Incarnation: 1}
+	first := SaveBatch{HardState: &before, Entries: commands(1, 1, 5, 0), Commit: 3}
+	for name, batch := range map[string]SaveBatch{
+		"behind the end": {HardState: &after, Compacted: EntryID{8, 2}},
+		"on a conflict":  {HardState: &after, Compacted: EntryID{4, 2}},
+		"with entries":   {HardState: &after, Compacted: EntryID{5, 2}, Entries: commands(3, 6, 2, 0), Commit: 6},
+	} {
+		memory := NewMemoryStorage()
+		require.NoError(t, memory.Save(first))
+		old := loaded(memory)
+		require.NoError(t, memory.Save(batch))
+		replaced := loaded(memory)
+		work := func(disk vfs.FS) (saved int) {
+			s, err := openTestStorage(disk)
+			for _, batch := range []SaveBatch{first, batch} {
+				if err != nil || s.Save(batch) != nil {
+					return saved
+				}
+				saved++
+			}
+			return saved
+		}
+		whole := vfs.NewMemory()
+		require.Equal(t, 2, work(whole))
+		for operation := 1; operation <= whole.Operations()+1; operation++ {
+			for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashTear, vfs.CrashScatter, vfs.CrashKill} {
+				disk := vfs.NewMemory()
+				disk.FailAfter(operation)
+				saved := work(disk)
+				s := mustOpen(t, disk.CrashClone(mode, uint64(operation)))
+				found := []StorageState{{}, old, replaced}[saved:]
+				require.Contains(t, found[:min(2, len(found))], loaded(s), "%s: %v after operation %d", name, mode, operation)
+			}
+		}
+	}
+}
+
 // A vote after truncated entries, and one that stands only in a segment that is
 // gone, both survive.
 func TestVotesSurviveTruncationAndCompaction(t *testing.T) {
@@ -196,7 +236,7 @@ func TestVotesSurviveTruncationAndCompaction(t *testing.T) {
 	}
 	before := segments(disk)
 	require.Greater(t, before, 5)
-	require.NoError(t, s.Compact(198))
+	require.NoError(t, s.Save(SaveBatch{Compacted: EntryID{198, 7}}))
 	require.Less(t, segments(disk), 3)
 	s = mustOpen(t, disk.CrashClone(vfs.CrashLose, 0))
 	state, err = s.Load()
@@ -206,8 +246,7 @@ func TestVotesSurviveTruncationAndCompaction(t *testing.T) {
 	require.Equal(t, Index(199), state.Last)
 	_, err = s.Entries(198, 199, math.MaxInt)
 	require.ErrorIs(t, err, ErrCompacted)
-	require.NoError(t, s.Compact(100), "that is forgotten already")
-	require.Error(t, s.Compact(200), "that is not committed")
+	require.NoError(t, s.Save(SaveBatch{Compacted: EntryID{100, 7}}), "that is forgotten already")
 }
 
 func TestDiskStorageErrors(t *testing.T) {
@@ -219,6 +258,7 @@ func TestDiskStorageErrors(t *testing.T) {
 	for _, first := range []Index{2, 5} {
 		require.Error(t, s.Save(SaveBatch{Entries: commands(1, first, 1, 0)}), "behind a gap, or in place of what is committed")
 	}
+	require.Error(t, s.Save(SaveBatch{Compacted: EntryID{2, 9}}), "in place of what is committed")
 	require.NoError(t, s.Save(SaveBatch{Commit: 100}), "which counts as far as the log goes")
 	require.NoError(t, s.Close())
 	require.Error(t, s.Save(SaveBatch{Commit: 3}))

@@ -44,7 +44,7 @@
 // the node.
 //
 // That holds if members fail by stopping, not by lying, and if what a disk has
-// synced is there when the node comes back: term, vote and log are in
+// synced is there when the node comes back: term, vote, log and snapshots are in
 // Config.DataDir, and a node that is made again with it, after a crash or a power
 // cut too, goes on where it was. It must never come back with less. Safety does
 // not depend on clocks. Progress does: a majority must hear from each other well
@@ -54,8 +54,16 @@
 // [Node.Run] with that error, nothing is tried again, and data that is not what
 // was written is refused with a [*CorruptError] and left as it is.
 //
-// This version never compacts the log and never changes the members. README.md
-// lists these and the other limits.
+// The log does not grow without end: each member takes snapshots of its state
+// machine and forgets the entries before them, as Config.SnapshotEntries and the
+// fields beside it say, or when [Node.TakeSnapshot] is called. A state machine that
+// comes back, or was away for longer than entries are kept, restores a snapshot and
+// is given what follows: it still has each command once, in the same order. How it
+// hands out its state, and whether commands wait for that, is for it to choose:
+// [StateMachine], [StreamingStateMachine], [DurableStateMachine].
+//
+// This version never changes the members. README.md lists this and the other
+// limits.
 //
 // # Goroutines, and who owns what
 //
@@ -66,6 +74,7 @@
 //	  event loop:   take all, driver.advance(now, ...), carry out         |
 //	               |             |           |               |            |
 //	          disk writer     applier     readers    a sender per peer    |
+//	               |       snapshot writer   |       snapshot receiver    |
 //	               |             |           |               |            |
 //	               +-- written, applied, read, answered, lost ------------+
 //
@@ -97,6 +106,13 @@
 // The applier alone calls the state machine, and completes the proposals that
 // it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
 // Those of other outcomes run on a goroutine that does nothing else.
+//
+// Snapshots have goroutines of their own, so that neither the loop nor the log waits
+// for their files. The applier asks the state machine for its state, between two
+// commands; one goroutine writes that, while commands go on if the state machine
+// can do so, and makes it durable. Chunks for followers are read one at a time for
+// each, and sent like votes, one under way. Chunks that arrive are stored by one
+// goroutine, the snapshot receiver. Restoring is a task of the applier.
 //
 // Senders: votes and heartbeats have a goroutine each, under a deadline, at most
 // 16 heartbeats to a peer at a time. Entries go through an [AppendStream] of
@@ -137,8 +153,8 @@
 //
 // Durable is what a Save has returned for. In the data directory that is one
 // write to the log of internal/wal and one sync, for everything that waited: the
-// entries, and term and vote in the same piece, so that neither can be there
-// without the other. All of it survives a crash, or nothing. A file of the log is
+// entries, what the log forgets, and term and vote in the same piece, so that none
+// can be there without the others. All of it survives a crash, or nothing. A file of the log is
 // used only once its header and its name are durable. The package comment of
 // internal/wal says what is assumed of the disk, and how damage is told from a
 // write that was cut short.
@@ -148,8 +164,15 @@
 // disk it never exceeds the entries that stand before it, so a node that comes
 // back applies up to there at once.
 //
-// The state machine is not part of this. It starts empty and is given the log
-// from the first entry on.
+// A snapshot is a file that gets its name when all of it is durable. Only then are
+// entries forgotten, with the next Save, in one piece with everything else. A
+// complete snapshot of a leader takes the place of the log in the same way: the Save
+// that forgets all entries is the moment, and a node that comes back before it with
+// a snapshot that is newer than its log does it then. No snapshot covers what is not
+// on this node's own disk.
+//
+// The state machine starts with the newest snapshot, or empty, and is given the log
+// from there on. One that keeps its own state is given what it does not have.
 //
 // # Where this departs from the thesis, and why that is safe
 //
@@ -157,7 +180,8 @@
 // still under way (§10.2.1 describes it): its own log counts for the majority
 // only as far as it is durable, so what is committed is on a majority of disks.
 // A node may apply a committed entry before its own write of it has ended: a
-// majority has it, and the state machine does not outlive the process.
+// majority has it, and the state machine does not outlive the process. One that
+// does, a [DurableStateMachine], is given only what is on this node's disk.
 //
 // Pre-vote, always on (§9.6). A node asks for pre-votes first and increments its
 // term only when a majority would vote for it. A pre-vote changes nothing on
@@ -228,6 +252,18 @@
 // nobody who matters had met the node, or heard of it, before, nor against an
 // older copy of the same storage: that has the number too.
 //
+// Snapshots are resumed and not pushed. The thesis (§5.3) sends chunks in order from
+// the first one and discards a file that is incomplete. Here a follower answers each
+// chunk with the offset that it wants next, which may be anywhere, so that nothing
+// is sent twice after a lost connection or a restart, and a late or repeated chunk
+// does no harm. Each file has a random number, so that chunks of two snapshots of the
+// same entry, which may differ, are never mixed.
+//
+// No election while a snapshot replaces the log. Receiving one is no reason not to
+// campaign. But from when a complete one starts to take the place of the log until
+// that is durable, the log is neither what this node has acknowledged nor what it
+// will be: until then it does not campaign and refuses votes, which is always safe.
+//
 // A slow disk. A leader whose write takes longer than Config.DiskStallLimit
 // steps down, and a node whose write takes longer than an election timeout does
 // not campaign. Both only give up leadership.
@@ -246,8 +282,11 @@
 //	replication.go       AppendEntries, progress of followers, the commit rule
 //	membership.go        configurations, the first one, incarnations
 //	driver.go            between loop and core: what may leave when, who waits for what
+//	snapshot.go          sending and installing snapshots, compacting the log
+//	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory
 //	disk_storage.go      the one in a data directory, over internal/wal
+//	snapshot_store.go    the files of snapshots, over internal/snapshot
 //	storage_check.go     CheckStorage, which tests one of the user's
 //	transport.go         the Transport interface, and the Handler
 //	messages.go          the messages between nodes
@@ -261,9 +300,9 @@
 //	errors.go            every error, by when it is returned; their codes on the wire
 //	status.go            Status, and the reasons in words
 //
-// In internal, wal is the log on the disk and its recovery, vfs is the few file
-// operations that it needs, with a twin in memory that can crash at each of them,
-// quorum is the arithmetic of majorities, wire is frames, handshake and
+// In internal, wal is the log on the disk and its recovery, snapshot is files of
+// snapshots, vfs is the few file operations that both need, with a twin in memory
+// that can crash at each of them, quorum is the arithmetic of majorities, wire is frames, handshake and
 // MessagePack, and sim is the world in which tests let whole clusters live and
 // die. None of them knows package raft. A module of its own there, lincheck,
 // judges what the clients of such a cluster saw.

@@ -30,7 +30,7 @@ type driver struct {
 
 	waiting  []waitingRun // of the leader's own proposals, by index
 	applied  Index
-	applying bool // an applyTask is out
+	applying bool // the applier has a task
 
 	unsettled      []sized // the leader's own batches that are not applied or not on its disk, in order
 	unsettledBytes int     // what they count
@@ -39,12 +39,18 @@ type driver struct {
 	told     map[NodeID]time.Duration // when that was logged last
 	refused  uint64                   // how many requests were
 	work     work
+
+	compaction compaction
 }
 
 type driverSettings struct {
 	maxApplyBytes     int
 	maxUnappliedBytes int
 	logCacheBytes     int
+	snapshotEntries   int // 0: none is taken unless somebody wants one
+	snapshotBytes     int
+	trailingEntries   int
+	durableMachine    bool // the state machine keeps its own state
 }
 
 // sized is what a batch of proposals in the log counts.
@@ -71,15 +77,19 @@ func (w waitingRun) last() Index { return w.first + Index(len(w.proposals)) - 1 
 
 // work is what one advance asks the goroutines to do.
 type work struct {
-	save     *SaveBatch
-	apply    *applyTask
-	requests []request
-	replies  []reply
-	reads    []read
-	resets   []NodeID
-	failed   []failedRun
-	notes    []note
-	failure  error // the node must stop
+	save          *SaveBatch
+	apply         *applyTask
+	snapshot      *snapshotJob
+	requests      []request
+	replies       []reply
+	reads         []read
+	snapshotReads []snapshotRead
+	chunks        []snapshotArrived
+	resets        []NodeID
+	failed        []failedRun
+	outcomes      []snapshotOutcome
+	notes         []note
+	failure       error // the node must stop
 }
 
 // failedRun are callers whose wait ends with an error.
@@ -93,7 +103,13 @@ type (
 	// appliedUpTo: the state machine has applied more of the task that is out.
 	appliedUpTo struct {
 		index Index
+		bytes int  // of entries, since the last such event
 		done  bool // the whole task
+	}
+	// restored: the state machine is what a snapshot says.
+	restored struct {
+		id   EntryID
+		size uint64
 	}
 	// failed: a goroutine met an error that the node cannot go on with.
 	failed struct{ err error }
@@ -102,7 +118,7 @@ type (
 func newDriver(c *core, settings driverSettings) *driver {
 	return &driver{
 		core: c, settings: settings, verify: verifySteps, rejected: map[NodeID]string{}, told: map[NodeID]time.Duration{},
-		applied: c.log.compacted.Index, // by the snapshot that made it superfluous
+		compaction: compaction{fresh: true},
 	}
 }
 
@@ -126,7 +142,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 		d.work.save = &batch
 	}
 	d.release()
-	d.scheduleApply()
+	d.schedule(now)
 	d.core.log.evict(d.settings.logCacheBytes)
 	out := d.work
 	d.work = work{}
@@ -152,6 +168,7 @@ func (d *driver) step(now time.Duration, event any) {
 		d.failFrom(settled+1, errLeadershipLost)
 		d.unsettled, d.unsettledBytes = nil, 0
 	}
+	d.endOvertaken()
 	if d.verify {
 		d.checkWaiting()
 	}
@@ -175,6 +192,8 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.admitRequest(now, e.request.Header, cmp.Or(e.request.valid(), d.checkOwnDisk(e.request)), e.respond, event)
 	case appendArrived:
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+	case snapshotArrived:
+		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
 	case voteAnswered:
 		if e.response != nil {
 			d.admitResponse(now, e.from, e.response.Incarnation, event)
@@ -182,6 +201,12 @@ func (d *driver) admit(now time.Duration, event any) {
 			d.step(now, event)
 		}
 	case heartbeatAnswered:
+		if e.response != nil {
+			d.admitResponse(now, e.from, e.response.Incarnation, event)
+		} else {
+			d.step(now, event)
+		}
+	case snapshotAnswered:
 		if e.response != nil {
 			d.admitResponse(now, e.from, e.response.Incarnation, event)
 		} else {
@@ -196,7 +221,21 @@ func (d *driver) admit(now time.Duration, event any) {
 	case appliedUpTo:
 		d.applied = e.index
 		d.applying = !e.done
+		d.advanceMark(e.bytes)
 		d.settle()
+	case restored:
+		d.handleRestored(e)
+		d.settle()
+	case outrun:
+		d.handleOutrun(e)
+	case captured:
+		d.handleCaptured(now, e)
+	case synced:
+		d.handleSynced(now, e)
+	case snapshotWritten:
+		d.handleSnapshotWritten(now, e)
+	case snapshotWanted:
+		d.handleSnapshotWanted(e)
 	case failed:
 		d.work.failure = e.err
 	default:
@@ -395,6 +434,9 @@ func (d *driver) collect(e effects) {
 	d.boundParked(&d.appendReplies)
 	d.work.notes = append(d.work.notes, e.notes...)
 	d.work.reads = append(d.work.reads, e.reads...)
+	d.work.snapshotReads = append(d.work.snapshotReads, e.snapshotReads...)
+	d.work.chunks = append(d.work.chunks, e.chunks...)
+	d.compaction.wanted = d.compaction.wanted || e.wantSnapshot
 	d.work.resets = append(d.work.resets, e.resets...)
 	if d.work.failure == nil {
 		d.work.failure = e.failure
@@ -462,6 +504,8 @@ func (c *core) outdated(response any) any {
 		return &HeartbeatResponse{Term: c.currentTerm, Round: r.Round, Incarnation: c.settings.incarnation}
 	case *AppendResponse:
 		return &AppendResponse{Term: c.currentTerm, PrevLogIndex: r.PrevLogIndex, Incarnation: c.settings.incarnation}
+	case *SnapshotResponse:
+		return &SnapshotResponse{Term: c.currentTerm, Incarnation: c.settings.incarnation}
 	default:
 		panic(fmt.Sprintf("raft: no rule for an outdated %T", response))
 	}
@@ -473,14 +517,18 @@ func (c *core) outdated(response any) any {
 // outcome is settled.
 func (d *driver) scheduleApply() {
 	c := d.core
-	if d.applying || d.applied == c.commitIndex {
+	until := c.commitIndex
+	if d.settings.durableMachine { // after a crash it must not be ahead of the log
+		until = min(until, c.log.durable)
+	}
+	if d.applied >= until {
 		return
 	}
 	task := &applyTask{first: d.applied + 1, terms: c.log.terms}
 	if from := c.log.cachedFrom(); task.first < from {
-		task.last = min(c.commitIndex, from-1)
+		task.last = min(until, from-1)
 	} else {
-		task.entries = c.log.from(task.first, d.settings.maxApplyBytes).upTo(c.commitIndex)
+		task.entries = c.log.from(task.first, d.settings.maxApplyBytes).upTo(until)
 		task.last = task.entries.last()
 	}
 	task.waiting = takeWaiting(&d.waiting, task.last)
@@ -518,6 +566,7 @@ func (d *driver) clone() *driver {
 	e.waiting = slices.Clone(d.waiting)
 	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
+	e.compaction.marks, e.compaction.waiters = slices.Clone(d.compaction.marks), slices.Clone(d.compaction.waiters)
 	return &e
 }
 
@@ -533,8 +582,12 @@ func (d *driver) hash() uint64 {
 			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
 		case appendAnswered:
 			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
+		case snapshotAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.id, a.response)
 		}
 	}
+	p := d.compaction
+	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
 	for _, r := range d.requests {
 		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
 	}

@@ -26,20 +26,34 @@ func (n *rigNode) open() {
 	}
 	s, err := openTestStorage(n.disk)
 	require.NoError(n.rig.t, err)
+	s.snapshots.options = n.rig.fileOptions()
 	n.storage = s
 }
 
-// cutPower ends a node and loses what its disk has not synced, or some of it. A
-// write under way gets as far as it happens to.
+// lostPower ends a node whose disk came to the operation at which the power goes,
+// and reports whether it did.
+func (n *rigNode) lostPower() bool {
+	lost := n.disk != nil && n.disk.Crashed()
+	if lost {
+		n.rig.forget(n.id)
+	}
+	return lost
+}
+
+// cutPower ends a node and loses what its disk has not synced, or some of it. What
+// the disk is at gets as far as it happens to.
 func (r *rig) cutPower(id NodeID, random *rand.Rand) {
 	n := r.nodes[id]
 	if n.driver != nil && n.saving != nil && random.IntN(4) > 0 {
 		n.disk.FailAfter(n.disk.Operations() + 1 + random.IntN(3))
 		_ = n.storage.Save(*n.saving) // which nobody hears of
+	} else if n.driver != nil && random.IntN(4) > 0 {
+		n.disk.FailAfter(n.disk.Operations() + 1 + random.IntN(8))
+		n.beginSnapshotWork()
 	}
 	modes := []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashTear, vfs.CrashScatter}
 	n.disk = n.disk.CrashClone(modes[random.IntN(len(modes))], random.Uint64())
-	n.driver, n.saving, n.task, n.reads = nil, nil, nil, nil
+	r.forget(id)
 }
 
 // Whatever was acknowledged is there after the power of all nodes is cut at the
@@ -116,7 +130,7 @@ func TestE1VoteReplyWaitsForTheDisk(t *testing.T) {
 				err := b.storage.Save(*b.saving)
 				require.Equal(t, operation < 3, err != nil)
 				b.disk = b.disk.CrashClone(mode, seed)
-				b.driver, b.saving = nil, nil
+				r.forget("b")
 				b.boot(true)
 				r.now += 2 * wait // it is quiet at first
 				b.stalled = false

@@ -27,6 +27,11 @@ func (c *core) campaign(now time.Duration) {
 		c.tell("do not campaign", "", "the election wait is over, but the disk has not answered for %v", now-c.writingSince)
 		return
 	}
+	if c.isInstalling() {
+		c.electionDeadline = now + c.drawElectionWait()
+		c.tell("do not campaign", "", "the election wait is over, but a snapshot is taking the place of the log")
+		return
+	}
 	if c.soleVoter() {
 		c.startElection(now)
 		return
@@ -103,6 +108,8 @@ func (c *core) refusesContact(now time.Duration, r *VoteRequest) VoteRefusal {
 	switch {
 	case r.Term < c.currentTerm:
 		return RefusalStaleTerm
+	case c.isInstalling():
+		return RefusalInstalling
 	case r.Transfer:
 		return RefusalNone
 	case sticky:
@@ -204,6 +211,8 @@ func (r VoteRefusal) reason(leader NodeID) string {
 		return "its log is longer"
 	case RefusalRestarted:
 		return "it restarted less than an election timeout ago"
+	case RefusalInstalling:
+		return "a snapshot is taking the place of its log"
 	default:
 		return fmt.Sprintf("reason %d", r)
 	}

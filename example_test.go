@@ -1,9 +1,11 @@
 package raft_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"math/rand/v2"
 	"net"
@@ -51,6 +53,95 @@ func (c *batchCounter) ApplyBatch(commands []raft.Command, results []raft.ApplyR
 	}
 	// and commit it here, once for all.
 }
+
+// diary is a state machine that may become large: all commands, each a line.
+type diary struct{ lines []string }
+
+// Apply appends a command.
+func (d *diary) Apply(command []byte) ([]byte, error) {
+	d.lines = append(d.lines, string(command))
+	return strconv.AppendInt(nil, int64(len(d.lines)), 10), nil
+}
+
+// CaptureSnapshot returns the lines of now without copying them: what is appended
+// later does not change them.
+func (d *diary) CaptureSnapshot() (raft.SnapshotView, error) { return view(d.lines), nil }
+
+// view is a diary as it was.
+type view []string
+
+// WriteTo runs while commands are being applied.
+func (v view) WriteTo(ctx context.Context, w io.Writer) error {
+	buffered := bufio.NewWriter(w)
+	for _, line := range v {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		fmt.Fprintln(buffered, line)
+	}
+	return buffered.Flush() // returns the first error of all
+}
+
+// Close has nothing to let go of.
+func (v view) Close() error { return nil }
+
+// RestoreFrom replaces all lines. Scan goes on to io.EOF, or to an error.
+func (d *diary) RestoreFrom(ctx context.Context, r io.Reader) error {
+	d.lines = nil
+	lines := bufio.NewScanner(r)
+	for ctx.Err() == nil && lines.Scan() {
+		d.lines = append(d.lines, lines.Text())
+	}
+	return errors.Join(ctx.Err(), lines.Err())
+}
+
+// Snapshot and Restore are not called, since the methods above are there.
+func (d *diary) Snapshot() ([]byte, error) { return nil, errors.ErrUnsupported }
+func (d *diary) Restore([]byte) error      { return errors.ErrUnsupported }
+
+// database stands for one whose transactions survive a crash, each as a whole or not
+// at all.
+type database struct {
+	sum     int
+	applied raft.Index
+}
+
+// storedCounter is a counter that keeps its state in a database, and with it the
+// index of the last command.
+type storedCounter struct{ database *database }
+
+// ApplyBatch is one transaction.
+func (c *storedCounter) ApplyBatch(commands []raft.Command, results []raft.ApplyResult) {
+	sum := counter{c.database.sum}
+	for i, command := range commands {
+		results[i].Response, results[i].Err = sum.Apply(command.Data)
+	}
+	*c.database = database{sum.sum, commands[len(commands)-1].Index}
+}
+
+// AppliedIndex returns up to where nothing is to be applied again.
+func (c *storedCounter) AppliedIndex() (raft.Index, error) { return c.database.applied, nil }
+
+// Sync is where a database that does not sync each transaction syncs them all.
+func (c *storedCounter) Sync() (raft.Index, error) { return c.database.applied, nil }
+
+// Snapshot is called when a follower needs one. The index is a part of the state.
+func (c *storedCounter) Snapshot() ([]byte, error) {
+	return fmt.Appendf(nil, "%d %d", c.database.sum, c.database.applied), nil
+}
+
+// Restore is one transaction, too.
+func (c *storedCounter) Restore(snapshot []byte) error {
+	var read database
+	if _, err := fmt.Sscan(string(snapshot), &read.sum, &read.applied); err != nil {
+		return err
+	}
+	*c.database = read
+	return nil
+}
+
+// Apply is not called, since ApplyBatch is there.
+func (c *storedCounter) Apply([]byte) ([]byte, error) { return nil, errors.ErrUnsupported }
 
 // peers are the members of the cluster, the same on each of them.
 var peers = map[raft.NodeID]string{
@@ -303,8 +394,13 @@ func other(peers map[raft.NodeID]string, id raft.NodeID) raft.NodeID {
 
 // startSolo starts a cluster of one member with any state machine.
 func startSolo(sm raft.StateMachine) *raft.Node {
+	return restartSolo(raft.NewMemoryStorage(), sm)
+}
+
+// restartSolo starts one that goes on with what a storage has.
+func restartSolo(storage raft.Storage, sm raft.StateMachine) *raft.Node {
 	config := raft.NewConfig("solo", "solo", map[raft.NodeID]string{"solo": "solo"})
-	config.Storage = raft.NewMemoryStorage()
+	config.Storage = storage
 	node, err := raft.NewNode(config, sm, raft.NewMemoryNetwork().Transport("solo"))
 	if err != nil {
 		log.Fatal(err)
@@ -499,6 +595,62 @@ func ExampleBatchStateMachine() {
 	fmt.Printf("the sum is %s, %v\n", result.Response, err)
 	node.Stop(context.Background())
 	// Output: the sum is 1000, <nil>
+}
+
+// A state machine whose snapshots are written while it goes on. A node that starts
+// has it restore the newest one, and applies only what follows.
+func ExampleStreamingStateMachine() {
+	ctx := context.Background()
+	storage := raft.NewMemoryStorage() // stands for the data directory
+	node := restartSolo(storage, new(diary))
+	for _, command := range []string{"Alice arrives", "Bob arrives"} {
+		node.Propose(ctx, []byte(command))
+	}
+	node.TakeSnapshot(ctx)
+	node.Propose(ctx, []byte("Alice leaves"))
+	node.Stop(ctx)
+
+	machine := new(diary)
+	node = restartSolo(storage, machine)
+	node.Propose(ctx, []byte("Bob leaves"))
+	node.Stop(ctx)
+	for _, line := range machine.lines {
+		fmt.Println(line)
+	}
+	// Output:
+	// Alice arrives
+	// Bob arrives
+	// Alice leaves
+	// Bob leaves
+}
+
+// A snapshot in an hour when there is little to do, for example.
+func ExampleNode_TakeSnapshot() {
+	ctx := context.Background()
+	node := startSolo(new(counter))
+	for _, command := range []string{"1", "2", "3"} {
+		node.Propose(ctx, []byte(command))
+	}
+	index, err := node.TakeSnapshot(ctx)
+	fmt.Printf("it covers entry %d, %v\n", index, err)
+	node.Stop(ctx)
+	// Output: it covers entry 5, <nil>
+}
+
+// A state machine that keeps its own state has each command once, however often its
+// node starts.
+func ExampleDurableStateMachine() {
+	ctx := context.Background()
+	storage, kept := raft.NewMemoryStorage(), new(database)
+	for range 2 {
+		node := restartSolo(storage, &storedCounter{kept})
+		result, err := node.Propose(ctx, []byte("21"))
+		fmt.Printf("the sum is %s, %v\n", result.Response, err)
+		node.Stop(ctx)
+	}
+	// Output:
+	// the sum is 21, <nil>
+	// the sum is 42, <nil>
 }
 
 // journal stands for a storage of the user's. It passes everything on.

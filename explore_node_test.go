@@ -185,7 +185,9 @@ func (p *process) save() {
 // copyOf returns a storage of the same content. The runs of the first one are
 // clipped, so that neither writes into an array of the other.
 func copyOf(s *MemoryStorage) *MemoryStorage {
-	return &MemoryStorage{hardState: s.hardState, commit: s.commit, compacted: s.compacted, runs: slices.Clip(s.runs)}
+	log := s.memoryLog
+	log.runs = slices.Clip(log.runs)
+	return &MemoryStorage{hardState: s.hardState, memoryLog: log}
 }
 
 // reboot starts a process on what is durable.
@@ -237,7 +239,7 @@ func (p *process) followUp() []any {
 	if task := p.work.apply; task != nil {
 		p.broken = cmp.Or(p.broken, appliedInOrder(p, task))
 		p.applied = task.last
-		events = append(events, appliedUpTo{task.last, true})
+		events = append(events, appliedUpTo{index: task.last, done: true})
 	}
 	for _, r := range p.work.reads {
 		entries, err := p.storage.Entries(r.first, r.last, r.maxBytes)

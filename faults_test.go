@@ -478,7 +478,7 @@ func TestRequestsForOthersAreTurnedAway(t *testing.T) {
 		require.Equal(t, leader, c.status(target).Leader)
 
 		_, err := spy.CallSnapshot(t.Context(), target, &raft.InstallSnapshot{Header: header})
-		require.ErrorIs(t, err, raft.ErrUnsupported)
+		require.ErrorIs(t, err, raft.ErrInvalidMessage)
 		_, err = spy.CallTimeoutNow(t.Context(), target, &raft.TimeoutNow{Header: header})
 		require.ErrorIs(t, err, raft.ErrUnsupported)
 		_, err = spy.CallForward(t.Context(), target, &raft.ForwardRequest{Header: header})

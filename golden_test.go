@@ -50,7 +50,7 @@ func saveGolden(t *testing.T, s Storage) {
 	} {
 		require.NoError(t, s.Save(batch))
 	}
-	require.NoError(t, s.Compact(8))
+	require.NoError(t, s.Save(SaveBatch{Compacted: EntryID{8, 2}}))
 	require.NoError(t, s.Save(SaveBatch{HardState: vote(5, ""), Commit: 31}))
 	require.NoError(t, s.Save(SaveBatch{Entries: commands(5, 36, 1, 5000)})) // larger than a file
 }

@@ -106,6 +106,13 @@ func (q *inbox) post(event any) bool {
 	return open
 }
 
+// closedBecause returns why nothing is taken any more.
+func (q *inbox) closedBecause() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
 // ask leaves a wish to see the status, and reports false if there is no loop
 // any more.
 func (q *inbox) ask(answer chan<- Status) bool {

@@ -372,6 +372,7 @@ func (e Entries) groupCount(i int) int {
 //	  forgotten | in the storage  | in memory, too | being written | not yet handed over
 type raftLog struct {
 	compacted EntryID   // the entry before the first one that is kept
+	told      Index     // of what was compacted, the storage was told up to here
 	terms     stretches // of all that are kept; the elements below len are never overwritten
 	end       Index     // the last one
 	durable   Index     // the last index up to which this log is on disk
@@ -386,7 +387,7 @@ type raftLog struct {
 // newLog returns the log that a storage keeps, nothing of it in memory.
 func newLog(state StorageState) raftLog {
 	return raftLog{
-		compacted: state.Compacted, terms: slices.Clip(state.Terms), end: state.Last,
+		compacted: state.Compacted, told: state.Compacted.Index, terms: slices.Clip(state.Terms), end: state.Last,
 		durable: state.Last, handed: state.Last, writing: state.Last,
 	}
 }
@@ -500,8 +501,8 @@ func (l *raftLog) replaceFrom(entries Entries) error {
 	return nil
 }
 
-// truncate removes the entry at index, which is kept, and all behind it. The
-// next append copies: messages share what is removed.
+// truncate removes the entry at index, which is kept, and all behind it. Messages
+// share what is removed.
 func (l *raftLog) truncate(index Index) {
 	l.end = index - 1
 	n := l.terms.position(index)
@@ -509,14 +510,43 @@ func (l *raftLog) truncate(index Index) {
 		n++
 	}
 	l.terms = slices.Clip(l.terms[:n])
-	l.runs = slices.Clip(Entries{l.runs}.upTo(l.end).runs)
+	l.keep(Entries{l.runs}.upTo(l.end).runs)
+	l.durable = min(l.durable, l.end)
+	l.handed = min(l.handed, l.end)
+	l.writing = min(l.writing, l.end)
+}
+
+// compact forgets the entries up to one that a snapshot covers. A log that has no
+// such entry is not the one that the snapshot is of: all of it is forgotten, and it
+// goes on behind the snapshot. What is left stays (§5.3).
+func (l *raftLog) compact(to EntryID) {
+	if !l.matches(to.Index, to.Term) {
+		l.compacted, l.terms, l.end, l.handed = to, nil, to.Index, to.Index
+		// It is the write to come that makes this so.
+		l.durable, l.writing = min(l.durable, to.Index-1), min(l.writing, to.Index-1)
+		l.keep(nil)
+		return
+	}
+	l.compacted = to
+	if n := l.terms.position(to.Index + 1); to.Index == l.end {
+		l.terms = nil
+	} else {
+		l.terms = append(stretches{{to.Index + 1, l.terms[n].Term}}, l.terms[n+1:]...)
+	}
+	l.handed = max(l.handed, to.Index)
+	if l.cachedFrom() <= to.Index {
+		l.keep(Entries{l.runs}.from(to.Index+1, math.MaxInt).runs)
+	}
+}
+
+// keep has no more than these runs in memory. It copies: nothing refers to the
+// array below the others any more.
+func (l *raftLog) keep(runs []run) {
+	l.runs = append([]run(nil), runs...)
 	l.cachedBytes, l.evicted = 0, 0
 	for _, r := range l.runs {
 		l.cachedBytes += r.weight()
 	}
-	l.durable = min(l.durable, l.end)
-	l.handed = min(l.handed, l.end)
-	l.writing = min(l.writing, l.end)
 }
 
 // A write has about so much at most: what gathers while a disk hangs may be more
@@ -526,16 +556,25 @@ const (
 	maxWriteRuns  = 1 << 15
 )
 
-// hand returns what was not handed to the storage yet, as much as one write may
-// have, and marks it as handed.
-func (l *raftLog) hand() Entries {
-	e := l.from(l.handed+1, maxWriteBytes)
+// isHanded reports whether the storage was told everything.
+func (l *raftLog) isHanded() bool { return l.handed == l.end && l.told == l.compacted.Index }
+
+// hand returns what the storage was not told yet, as much as one write may have,
+// and marks it as handed: what is compacted, and the entries. That a snapshot has
+// taken the log's place is a write of its own.
+func (l *raftLog) hand() (compacted EntryID, e Entries) {
+	if l.told < l.compacted.Index {
+		compacted, l.told = l.compacted, l.compacted.Index
+	}
+	if l.durable >= compacted.Index {
+		e = l.from(l.handed+1, maxWriteBytes)
+	}
 	if len(e.runs) > maxWriteRuns {
 		e.runs = e.runs[:maxWriteRuns:maxWriteRuns]
 	}
 	l.handed = max(l.handed, e.last())
 	l.writing = l.handed
-	return e
+	return compacted, e
 }
 
 // written marks as durable what the write that ended has made so.
@@ -582,7 +621,7 @@ func (l *raftLog) checkInvariants(must func(ok bool, format string, args ...any)
 		next, bytes = r.last()+1, bytes+r.weight()
 	}
 	must(next == l.end+1 && bytes == l.cachedBytes, "%d bytes of entries up to %d are in memory, counted as %d up to %d", bytes, next-1, l.cachedBytes, l.end)
-	must(l.cachedFrom() > l.compacted.Index && l.cachedFrom() <= l.durable+1, "entries are in memory from %d on, durable up to %d", l.cachedFrom(), l.durable)
+	must(l.cachedFrom() > l.compacted.Index && l.cachedFrom() <= max(l.durable, l.compacted.Index)+1, "entries are in memory from %d on, durable up to %d", l.cachedFrom(), l.durable)
 }
 
 // stretches say of which terms the entries of a log are: each start holds up to

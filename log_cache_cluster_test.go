@@ -3,6 +3,7 @@ package raft_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -123,13 +124,13 @@ func TestCompactedLogWithoutASnapshotIsRefused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{ended: func(t *testing.T, _ raft.NodeID, err error) {
 			if err != nil {
-				require.ErrorContains(t, err, "raft: node a was given a storage whose log starts at entry 3")
+				require.ErrorContains(t, err, "raft: node a has no snapshot, and its log starts at entry 3")
 			}
 		}})
 		c.propose("a", "x")
 		c.propose("a", "y")
 		c.stop("a")
-		require.NoError(t, c.disk("a").Compact(2))
+		require.NoError(t, c.disk("a").Save(raft.SaveBatch{Compacted: raft.EntryID{Index: 2, Term: 2}}))
 		c.start("a")
 		<-c.node("a").Done()
 		require.Error(t, c.node("a").Err())
@@ -139,14 +140,16 @@ func TestCompactedLogWithoutASnapshotIsRefused(t *testing.T) {
 // rote is a storage that need not keep the commands, since it knows them: each
 // is size zeros.
 type rote struct {
-	size  int
-	mu    sync.Mutex
-	state raft.StorageState
-	first raft.Entries
+	size      int
+	snapshots *raft.SnapshotStore
+	mu        sync.Mutex
+	state     raft.StorageState
+	first     raft.Entries
 }
 
+func (s *rote) Snapshots() *raft.SnapshotStore { return s.snapshots }
+
 func (s *rote) Load() (raft.StorageState, error) { return s.state, nil }
-func (s *rote) Compact(raft.Index) error         { panic("not called") }
 
 func (s *rote) Save(batch raft.SaveBatch) error {
 	s.mu.Lock()
@@ -210,7 +213,8 @@ func heapBytes() int {
 func TestF5LogTakesNoMoreMemoryThanItMay(t *testing.T) {
 	const size, commands = 32 << 10, 4000 // 125 MiB
 	config := raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a"})
-	config.Storage, config.LogCacheBytes, config.MaxBatchBytes = &rote{size: size}, 1<<20, 256<<10
+	config.SnapshotEntries, config.SnapshotBytes = math.MaxInt, math.MaxInt
+	config.Storage, config.LogCacheBytes, config.MaxBatchBytes = &rote{size: size, snapshots: raft.NewMemorySnapshotStore()}, 1<<20, 256<<10
 	run := func(use func(*raft.Node)) {
 		machine := &weigher{before: heapBytes()}
 		node, err := raft.NewNode(config, machine, raft.NewMemoryNetwork().Transport("a"))

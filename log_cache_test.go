@@ -274,7 +274,7 @@ func TestFailedReadOfTheApplierStopsTheNode(t *testing.T) {
 			memory := n.storage.(*MemoryStorage)
 			memory.runs = append(Entries{memory.runs}.upTo(1).runs, entry(2, 1).runs...)
 		},
-		"compacted": func(n *rigNode) { require.NoError(t, n.storage.Compact(2)) },
+		"compacted": func(n *rigNode) { require.NoError(t, n.storage.Save(SaveBatch{Compacted: EntryID{2, 2}})) },
 	} {
 		r := newRig(t, "a b c")
 		r.startAt("b", at{log: "1 2 2", term: 2, commit: 2, cold: true})
@@ -313,7 +313,7 @@ func TestLogOfNothingButWhatIsCompacted(t *testing.T) {
 	require.True(t, r.askVote("a", "b", VoteRequest{Term: 3, LastLogIndex: 3, LastLogTerm: 2}).VoteGranted)
 	require.True(t, r.askAppend("a", "b", AppendEntries{Term: 3, PrevLogIndex: 3, PrevLogTerm: 2, Entries: entry(4, 3), LeaderCommit: 4}).Success)
 	r.settle()
-	require.Equal(t, []string{"4@3"}, r.node("b").machine.commands)
+	require.Equal(t, []string{"2@1", "3@2", "4@3"}, r.node("b").machine.commands)
 	require.Equal(t, Index(4), r.node("b").driver.status(r.now).FirstIndex)
 }
 

@@ -25,8 +25,9 @@ type loop struct {
 	senders map[NodeID]*sender
 	saves   chan *SaveBatch // one at a time
 	applies chan *applyTask // one at a time
-	task    *applyTask      // with the applier
-	stopped atomic.Bool     // the applier is to leave what it has
+	chunks  chan snapshotArrived
+	task    *applyTask  // with the applier
+	stopped atomic.Bool // the applier is to leave what it has
 
 	readBytes int // how much the applier reads at once
 
@@ -40,6 +41,7 @@ func newLoop(n *Node, d *driver, start time.Time) *loop {
 		senders:   map[NodeID]*sender{},
 		saves:     make(chan *SaveBatch, 1),
 		applies:   make(chan *applyTask, 1),
+		chunks:    make(chan snapshotArrived, maxChunks),
 		readBytes: d.settings.maxApplyBytes,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -53,6 +55,7 @@ func (l *loop) now() time.Duration { return time.Since(l.start) }
 func (l *loop) run(ctx context.Context) error {
 	l.group.Go(l.write)
 	l.group.Go(l.apply)
+	l.group.Go(l.receive)
 	cause := l.serve(ctx)
 	l.shutDown(cause)
 	return cause
@@ -101,7 +104,8 @@ func (l *loop) carryOut(w work) error {
 	}
 	if w.failure != nil {
 		l.answer(w.replies)
-		l.driver.work.failed = w.failed // for shutDown, as are the waits for a task that nobody runs
+		l.letGo(w.snapshot)
+		l.driver.work = work{failed: w.failed, outcomes: w.outcomes, chunks: w.chunks} // for shutDown, as are the waits for a task that nobody runs
 		if w.apply != nil {
 			l.task = w.apply
 		}
@@ -119,6 +123,7 @@ func (l *loop) carryOut(w work) error {
 	for _, r := range w.reads {
 		l.read(r)
 	}
+	l.carryOutSnapshots(w)
 	l.answer(w.replies)
 	if w.apply != nil {
 		l.task = w.apply
@@ -127,6 +132,68 @@ func (l *loop) carryOut(w work) error {
 	failAll(w.failed, l.node.end)
 	l.publish()
 	return nil
+}
+
+// carryOutSnapshots hands out what is to be done for snapshots.
+func (l *loop) carryOutSnapshots(w work) {
+	snapshots := l.node.storage.Snapshots()
+	if w.snapshot != nil {
+		l.group.Go(func() { l.writeSnapshot(*w.snapshot) })
+	}
+	for _, r := range w.snapshotReads {
+		l.group.Go(func() { l.node.inbox.post(snapshots.read(l.ctx, r)) })
+	}
+	for _, chunk := range w.chunks {
+		select {
+		case l.chunks <- chunk:
+		default:
+			chunk.respond(nil, fmt.Errorf("raft: node %s has %d chunks of snapshots to store already", l.node.config.ID, maxChunks))
+		}
+	}
+	for _, o := range w.outcomes {
+		o.done(o.index, o.err)
+	}
+}
+
+// writeSnapshot writes a snapshot. A view that ends the goroutine has not written
+// it.
+func (l *loop) writeSnapshot(job snapshotJob) {
+	written := snapshotWritten{id: job.metadata.EntryID, err: errors.New("the view of the state machine ended the goroutine that it was called from")}
+	defer func() { l.node.inbox.post(written) }()
+	written = l.node.storage.Snapshots().write(l.ctx, job)
+}
+
+// letGo closes the view of a snapshot that nobody writes any more.
+func (l *loop) letGo(job *snapshotJob) {
+	if job == nil {
+		return
+	}
+	l.group.Go(func() {
+		if err := job.close(); err != nil {
+			l.node.log.Warn("could not close a view of the state machine", zap.Error(err))
+		}
+	})
+}
+
+// maxChunks bounds the chunks that wait to be stored. A leader sends one at a time.
+const maxChunks = 8
+
+// receive is the goroutine that stores the chunks of snapshots.
+func (l *loop) receive() {
+	r := snapshotReceiver{store: l.node.storage.Snapshots()}
+	for chunk := range l.chunks {
+		if l.stopped.Load() {
+			chunk.respond(nil, stoppedBy(l.node.config.ID, nil))
+			continue
+		}
+		stored := r.take(chunk)
+		if !l.node.inbox.post(stored) {
+			chunk.respond(nil, stoppedBy(l.node.config.ID, nil))
+		}
+	}
+	if err := r.close(); err != nil {
+		l.node.log.Warn("could not keep what has arrived of a snapshot", zap.Error(err))
+	}
 }
 
 // tell logs a note.
@@ -178,6 +245,7 @@ func (l *loop) publish() {
 		for _, s := range l.senders {
 			s.reset()
 		}
+		_ = l.node.storage.Snapshots().close() // they were only read
 	}
 }
 
@@ -211,7 +279,7 @@ func (l *loop) apply() {
 			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
 		}
 	}()
-	a := newApplier(l.node.machine, l.node.storage, l.readBytes, func(event any) { l.node.inbox.post(event) }, &l.stopped)
+	a := newApplier(l.ctx, l.node.machine, l.node.storage, l.readBytes, l.report, &l.stopped)
 	for task := range l.applies {
 		if err := a.run(task); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})
@@ -219,6 +287,13 @@ func (l *loop) apply() {
 		}
 	}
 	ended = true
+}
+
+// report takes an event from the applier.
+func (l *loop) report(event any) {
+	if e, ok := event.(captured); !l.node.inbox.post(event) && ok && e.err == nil {
+		l.letGo(&e.job)
+	}
 }
 
 // shutDown ends everything: first those who wait, then the goroutines.
@@ -230,6 +305,11 @@ func (l *loop) shutDown(cause error) {
 		r.respond(nil, stoppedBy(n.config.ID, cause))
 	}
 	n.refuse(left, cause)
+	for _, event := range left.events {
+		if e, ok := event.(captured); ok && e.err == nil {
+			l.letGo(&e.job)
+		}
+	}
 	unknown := cause
 	if unknown == nil {
 		unknown = errNodeStopped
@@ -241,12 +321,20 @@ func (l *loop) shutDown(cause error) {
 		}
 	}
 	failAll(d.work.failed, n.end)
+	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))
+	for _, o := range d.work.outcomes {
+		o.done(o.index, o.err)
+	}
+	for _, chunk := range d.work.chunks {
+		chunk.respond(nil, stoppedBy(n.config.ID, cause))
+	}
 	l.cancel()
 	for _, s := range l.senders {
 		s.reset()
 	}
 	close(l.saves)
 	close(l.applies)
+	close(l.chunks)
 	l.group.Wait()
 }
 
@@ -300,6 +388,8 @@ func (l *loop) send(r request) {
 		s.heartbeat(m)
 	case *AppendEntries:
 		s.append(m, r.patience)
+	case *InstallSnapshot:
+		s.snapshot(m, r.patience)
 	default:
 		panic(fmt.Sprintf("raft: no way to send a %T", m))
 	}
@@ -347,6 +437,13 @@ func (s *sender) heartbeat(m *Heartbeat) {
 		defer s.heartbeats.Add(-1)
 		response, err := either(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
+	})
+}
+
+func (s *sender) snapshot(m *InstallSnapshot, patience time.Duration) {
+	s.background(patience, func(ctx context.Context) {
+		response, err := either(s.loop.node.transport.CallSnapshot(ctx, s.peer, m))
+		s.post(snapshotAnswered{s.peer, m.Term, EntryID{m.LastIndex, m.LastTerm}, response, err})
 	})
 }
 

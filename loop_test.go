@@ -17,9 +17,9 @@ func newStoppedLoop(t *testing.T) *loop {
 	network := NewMemoryNetwork()
 	n, err := NewNode(config, noMachine{}, network.Transport("a"))
 	require.NoError(t, err)
-	c, err := n.recover()
+	d, err := n.recover(t.Context())
 	require.NoError(t, err)
-	return newLoop(n, newDriver(c, driverSettings{maxApplyBytes: 1 << 20, maxUnappliedBytes: 1 << 20}), time.Now())
+	return newLoop(n, d, time.Now())
 }
 
 type noMachine struct{}

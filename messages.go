@@ -47,12 +47,13 @@ type VoteRefusal uint8
 
 // The reasons of a refusal.
 const (
-	RefusalNone      VoteRefusal = 0 // granted, or no reason given
-	RefusalStaleTerm VoteRefusal = 1 // the responder is in a later term
-	RefusalHasLeader VoteRefusal = 2 // the responder hears from a leader (§4.2.3)
-	RefusalVoted     VoteRefusal = 3 // the responder voted for another candidate in this term
-	RefusalLongerLog VoteRefusal = 4 // the responder's log is more up-to-date (§3.6.1)
-	RefusalRestarted VoteRefusal = 5 // the responder restarted less than an election timeout ago
+	RefusalNone       VoteRefusal = 0 // granted, or no reason given
+	RefusalStaleTerm  VoteRefusal = 1 // the responder is in a later term
+	RefusalHasLeader  VoteRefusal = 2 // the responder hears from a leader (§4.2.3)
+	RefusalVoted      VoteRefusal = 3 // the responder voted for another candidate in this term
+	RefusalLongerLog  VoteRefusal = 4 // the responder's log is more up-to-date (§3.6.1)
+	RefusalRestarted  VoteRefusal = 5 // the responder restarted less than an election timeout ago
+	RefusalInstalling VoteRefusal = 6 // a snapshot is taking the place of the responder's log
 )
 
 // Heartbeat proves contact with the leader, Header.From. It says nothing about

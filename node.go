@@ -22,6 +22,7 @@ type Node struct {
 	// Immutable.
 	config    Config
 	machine   StateMachine
+	durable   DurableStateMachine // the same, if it is one; else nil
 	transport Transport
 	log       *zap.Logger
 	inbox     *inbox
@@ -60,8 +61,12 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 	if sm == nil || transport == nil {
 		return nil, fmt.Errorf("%w of node %q: want a state machine and a transport, neither of them nil", ErrConfig, config.ID)
 	}
+	durable, isDurable := sm.(DurableStateMachine)
+	if _, ok := sm.(BatchStateMachine); isDurable && !ok {
+		return nil, fmt.Errorf("%w of node %q: the state machine is a DurableStateMachine and no BatchStateMachine: it would not learn the indexes of commands", ErrConfig, config.ID)
+	}
 	return &Node{
-		config: config, machine: sm, transport: transport,
+		config: config, machine: sm, durable: durable, transport: transport,
 		log:   config.Logger.Named("raft").With(zap.String("node", string(config.ID))),
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
 		stop:  make(chan struct{}),
@@ -283,6 +288,33 @@ func (n *Node) Status() Status {
 	return last
 }
 
+// TakeSnapshot takes a snapshot of the state as it is when the call comes, or as it
+// has become meanwhile, and returns the last index that it covers, once it is
+// durable. The log is compacted then. If there is a snapshot of everything that is
+// applied, it takes none and returns that one's index. It works on any member. An
+// error says why no snapshot could be taken, which stops nothing; after the end of
+// ctx the snapshot is still taken. [ErrStopped] is returned by a node that has
+// stopped.
+func (n *Node) TakeSnapshot(ctx context.Context) (Index, error) {
+	if ctx.Err() != nil {
+		return 0, contextError(ctx)
+	}
+	type outcome struct {
+		index Index
+		err   error
+	}
+	outcomes := make(chan outcome, 1)
+	if !n.inbox.post(snapshotWanted{func(index Index, err error) { outcomes <- outcome{index, err} }}) {
+		return 0, n.inbox.closedBecause()
+	}
+	select {
+	case o := <-outcomes:
+		return o.index, o.err
+	case <-ctx.Done():
+		return 0, contextError(ctx)
+	}
+}
+
 // Leadership is who leads, as a node knows it.
 type Leadership struct {
 	Term    Term
@@ -357,19 +389,16 @@ func (w *watchers) close() {
 func (n *Node) run(ctx context.Context) (err error) {
 	defer func() { err = joinClose(err, n.transport.Close()) }()
 	defer func() { err = joinClose(err, n.closeStorage()) }()
-	c, err := n.recover()
+	d, err := n.recover(ctx)
 	if err != nil {
 		n.abandonStorage()
 		n.refuse(n.close(n.last, err), err)
 		return err
 	}
 	start := time.Now() // of the first wait for a leader, who could not be heard before
+	c := d.core
 	n.checkAddress(c.configuration)
-	l := newLoop(n, newDriver(c, driverSettings{
-		maxApplyBytes:     4 * n.config.MaxBatchBytes,
-		maxUnappliedBytes: n.config.MaxUnappliedBytes,
-		logCacheBytes:     n.config.LogCacheBytes,
-	}), start)
+	l := newLoop(n, d, start)
 	n.transport.UpdatePeers(c.configuration.addresses())
 	local := Local{
 		ID: n.config.ID, Address: n.config.Address, Cluster: n.config.Cluster,
@@ -424,15 +453,19 @@ func (n *Node) abandonStorage() {
 
 // closeStorage closes the data directory. A user's storage is the user's.
 func (n *Node) closeStorage() error {
-	if disk, ok := n.storage.(*diskStorage); ok && n.config.Storage == nil {
-		return disk.Close()
+	var err error
+	if n.storage != nil && n.storage.Snapshots() != nil {
+		err = n.storage.Snapshots().close()
 	}
-	return nil
+	if disk, ok := n.storage.(*diskStorage); ok && n.config.Storage == nil {
+		err = joinClose(disk.Close(), err)
+	}
+	return err
 }
 
 // recover loads what the storage has kept; an empty storage becomes that of a
 // founding member, durably, before anything is said to anybody.
-func (n *Node) recover() (*core, error) {
+func (n *Node) recover(ctx context.Context) (*driver, error) {
 	storage, err := n.openStorage()
 	if err != nil {
 		return nil, fmt.Errorf("raft: node %s cannot open its storage: %w", n.config.ID, err)
@@ -456,20 +489,29 @@ func (n *Node) recover() (*core, error) {
 	if id := state.HardState.ID; id != n.config.ID {
 		return nil, fmt.Errorf("raft: node %s was given the storage of node %s: what one node promised binds no other", n.config.ID, id)
 	}
-	if first := state.Compacted.Index + 1; first > 1 {
-		return nil, fmt.Errorf("raft: node %s was given a storage whose log starts at entry %d: its state machine would never see those before", n.config.ID, first)
-	}
 	settings := coreSettings{
 		id: n.config.ID, address: n.config.Address,
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: n.config.HeartbeatInterval, electionTimeout: n.config.ElectionTimeout,
 		diskStallLimit: n.config.DiskStallLimit, maxBatchBytes: n.config.MaxBatchBytes,
 		maxInflightBytes: n.config.MaxInflightBytes, maxInflightMessages: n.config.MaxInflightMessages,
+		snapshotRate: n.config.SnapshotRate, chunkBytes: 256 << 10,
 	}
 	if _, ok := n.transport.(AppendStreamer); !ok {
 		settings.maxInflightMessages = 1
 	}
-	return newCore(settings, state, !isNew, drawNumber(), 0)
+	c, err := newCore(settings, state, !isNew, drawNumber(), 0)
+	if err != nil {
+		return nil, err
+	}
+	return startDriver(ctx, c, storage.Snapshots(), n.durable, driverSettings{
+		maxApplyBytes:     4 * n.config.MaxBatchBytes,
+		maxUnappliedBytes: n.config.MaxUnappliedBytes,
+		logCacheBytes:     n.config.LogCacheBytes,
+		snapshotEntries:   n.config.SnapshotEntries,
+		snapshotBytes:     n.config.SnapshotBytes,
+		trailingEntries:   n.config.TrailingEntries,
+	})
 }
 
 // drawNumber returns a random number that is not 0.
@@ -510,6 +552,9 @@ func (n *Node) refuse(left taken, cause error) {
 		if respond := responderOf(event); respond != nil {
 			respond(nil, err)
 		}
+		if wanted, ok := event.(snapshotWanted); ok {
+			wanted.done(0, err)
+		}
 	}
 	for _, b := range left.batches {
 		for i := range b.proposals {
@@ -527,6 +572,10 @@ func responderOf(event any) responder {
 		return e.respond
 	case appendArrived:
 		return e.respond
+	case snapshotArrived:
+		return e.respond
+	case chunkStored:
+		return e.chunk.respond
 	default:
 		return nil
 	}
@@ -576,10 +625,10 @@ func (n *Node) BeginAppend(request *AppendEntries, respond func(*AppendResponse,
 	}
 }
 
-// HandleSnapshot refuses: this version never needs a snapshot, since its log
-// is never compacted.
-func (n *Node) HandleSnapshot(context.Context, *InstallSnapshot) (*SnapshotResponse, error) {
-	return nil, fmt.Errorf("%w: node %s does not install snapshots", ErrUnsupported, n.config.ID)
+// HandleSnapshot answers a chunk of a leader's snapshot, once it is stored. For the
+// transport.
+func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*SnapshotResponse, error) {
+	return await[*SnapshotResponse](ctx, n, func(respond responder) any { return snapshotArrived{request, respond} })
 }
 
 // HandleTimeoutNow refuses: this version does not transfer leadership.

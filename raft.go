@@ -76,6 +76,9 @@ type core struct {
 
 	log         raftLog
 	commitIndex Index
+	snapshot    EntryID   // what the newest one on disk covers; zero: there is none
+	installing  uint64    // the change by which a snapshot takes the log's place
+	incoming    *transfer // of a snapshot that a leader sends
 
 	role          Role
 	leader        NodeID // in currentTerm; empty: not known
@@ -107,6 +110,8 @@ type coreSettings struct {
 	maxBatchBytes       int
 	maxInflightBytes    int
 	maxInflightMessages int
+	snapshotRate        int // bytes per second to one follower
+	chunkBytes          int // of a snapshot, sent at once
 }
 
 // ballot is what a peer answered in the present (pre-)election.
@@ -118,15 +123,18 @@ type ballot struct {
 
 // effects is what steps led to, in order. This type and [driver.release] state
 // and enforce the one rule about durability: a request or a reply leaves only
-// when the promise that it makes is on disk. AppendEntries of a leader and
-// pre-votes promise nothing and may leave at once.
+// when the promise that it makes is on disk. AppendEntries of a leader, chunks of
+// its snapshots and pre-votes promise nothing and may leave at once.
 type effects struct {
-	requests []request
-	replies  []reply
-	reads    []read
-	notes    []note
-	resets   []NodeID // append streams to open anew
-	failure  error    // the node must stop
+	requests      []request
+	replies       []reply
+	reads         []read
+	snapshotReads []snapshotRead
+	chunks        []snapshotArrived // to be stored
+	wantSnapshot  bool              // a follower needs a newer one than there is
+	notes         []note
+	resets        []NodeID // append streams to open anew
+	failure       error    // the node must stop
 }
 
 // promise is what must be durable before a message may leave: hard state up to
@@ -140,12 +148,12 @@ type promise struct {
 // request is a message to a peer.
 type request struct {
 	to      NodeID
-	message any // *VoteRequest, *Heartbeat or *AppendEntries
+	message any // *VoteRequest, *Heartbeat, *AppendEntries or *InstallSnapshot
 	term    Term
 	role    Role // in which it was made: in another one it is not sent any more
 	promise promise
 
-	patience time.Duration // with AppendEntries: how long to wait for the answer
+	patience time.Duration // with entries and chunks: how long to wait for the answer
 }
 
 // responder takes the answer to a peer's request. The core passes it on.
@@ -297,6 +305,14 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleAppendUnsent(now, e)
 	case entriesRead:
 		c.handleEntriesRead(now, e)
+	case chunkRead:
+		c.handleChunkRead(now, e)
+	case snapshotAnswered:
+		c.handleSnapshotAnswer(now, e)
+	case snapshotArrived:
+		c.handleInstallSnapshot(now, e)
+	case chunkStored:
+		c.handleChunkStored(now, e)
 	default:
 		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
 	}
@@ -335,10 +351,16 @@ func (c *core) tick(now time.Duration) {
 
 // deadline returns when the next tick is due.
 func (c *core) deadline() time.Duration {
-	if c.role == Leader {
-		return c.heartbeatDue // often enough for the checks, too
+	if c.role != Leader {
+		return c.electionDeadline
 	}
-	return c.electionDeadline
+	next := c.heartbeatDue // often enough for the checks, too
+	for _, p := range c.peers {
+		if t := p.transfer; t != nil && !t.busy && !p.otherDisk {
+			next = min(next, max(t.due, p.retryAt))
+		}
+	}
+	return next
 }
 
 // The three doors, and the fourth of pre-vote: nothing else assigns role.
@@ -419,10 +441,11 @@ func (c *core) remember() uint64 {
 // a write is under way already: the next batch gathers meanwhile. The event
 // written must follow.
 func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
-	if c.isWriting || (c.writing == c.remembered && c.log.handed == c.log.last()) {
+	if c.isWriting || c.writing == c.remembered && c.log.isHanded() {
 		return SaveBatch{}, false
 	}
-	batch := SaveBatch{Entries: c.log.hand()}
+	var batch SaveBatch
+	batch.Compacted, batch.Entries = c.log.hand()
 	batch.Commit = min(c.commitIndex, c.log.handed) // a log never says that more is committed than it holds
 	if c.writing != c.remembered {
 		batch.HardState = &HardState{
@@ -490,6 +513,7 @@ func (c *core) clone() *core {
 	d := *c
 	d.contacts = slices.Clone(c.contacts)
 	d.log = c.log.clone()
+	d.incoming = c.incoming.clone()
 	d.ballots = make(map[NodeID]ballot, len(c.ballots))
 	for id, b := range c.ballots {
 		d.ballots[id] = b
@@ -500,7 +524,8 @@ func (c *core) clone() *core {
 	}
 	d.out = effects{
 		requests: slices.Clone(c.out.requests), replies: slices.Clone(c.out.replies),
-		reads:  slices.Clone(c.out.reads),
+		reads: slices.Clone(c.out.reads), snapshotReads: slices.Clone(c.out.snapshotReads),
+		chunks: slices.Clone(c.out.chunks), wantSnapshot: c.out.wantSnapshot,
 		resets: slices.Clone(c.out.resets), notes: slices.Clone(c.out.notes), failure: c.out.failure,
 	}
 	return &d
@@ -528,7 +553,8 @@ func (c *core) hash() uint64 {
 		number(contact.Incarnation)
 	}
 	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex))
-	number(uint64(c.log.compacted.Index), uint64(c.log.compacted.Term), uint64(c.log.end), uint64(c.log.cachedFrom()))
+	number(uint64(c.log.compacted.Index), uint64(c.log.compacted.Term), uint64(c.log.told), uint64(c.log.end), uint64(c.log.cachedFrom()))
+	number(uint64(c.snapshot.Index), uint64(c.snapshot.Term), c.installing)
 	for _, start := range c.log.terms {
 		number(uint64(start.First), uint64(start.Term))
 	}
@@ -573,6 +599,7 @@ func (c *core) checkInvariants() {
 	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
 	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
 	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
+	must(!c.isInstalling() || c.role == Follower, "%s while a snapshot takes the log's place", c.role)
 	must(c.commitIndex >= c.log.compacted.Index, "commit index %d is before the compacted entry %d", c.commitIndex, c.log.compacted.Index)
 	c.log.checkInvariants(must)
 	must((c.role == Leader) == (c.leader == c.settings.id), "role %s with leader %q", c.role, c.leader)
@@ -596,7 +623,7 @@ func checkStep(before, after *core) {
 		"vote for %q after one for %q in term %d", after.votedFor, before.votedFor, after.currentTerm)
 	must(after.commitIndex >= before.commitIndex, "commit index %d after %d", after.commitIndex, before.commitIndex)
 	was, _ := before.log.term(before.commitIndex)
-	must(after.log.matches(before.commitIndex, was), "committed entry %d of term %d is gone", before.commitIndex, was)
+	must(before.commitIndex < after.log.compacted.Index || after.log.matches(before.commitIndex, was), "committed entry %d of term %d is gone", before.commitIndex, was)
 	if before.role == Leader && after.role == Leader { // §3.6.3, Leader Append-Only
 		must(after.currentTerm == before.currentTerm, "a leader changed its term from %d to %d", before.currentTerm, after.currentTerm)
 		must(after.log.matches(before.log.last(), before.log.lastTerm()), "a leader lost entry %d of its log", before.log.last())

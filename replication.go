@@ -32,6 +32,7 @@ type progress struct {
 	reading    bool          // a read for it is out: entries wait for its end
 	slow       int           // how often it needed more patience: see patience
 	stuck      string        // what it has not acknowledged for long; empty once it does
+	transfer   *transfer     // of a snapshot that it needs
 }
 
 // flight is an AppendEntries that was sent and not answered.
@@ -49,6 +50,7 @@ func newProgress(id NodeID, next Index, now time.Duration) *progress {
 func (p *progress) clone() *progress {
 	q := *p
 	q.inflight = slices.Clone(p.inflight)
+	q.transfer = p.transfer.clone()
 	return &q
 }
 
@@ -57,6 +59,9 @@ func (p *progress) numbers() []uint64 {
 	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.landed), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
 	for _, f := range p.inflight {
 		n = append(n, uint64(f.prev), uint64(f.last), uint64(f.bytes), uint64(f.sent))
+	}
+	if t := p.transfer; t != nil {
+		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.due), t.paced, uint64(t.pacedAt), uint64(t.sent), uint64(t.patience))
 	}
 	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading))
 }
@@ -100,10 +105,15 @@ func (c *core) peer(id NodeID) *progress {
 // replicate sends a follower what it lacks, as far as its window allows. What
 // is not in memory any more is read first, and sent by handleEntriesRead: until
 // then the follower gets heartbeats only. While it is not known where the logs
-// agree nothing is read: a message without entries finds that out as well. Nor
-// is anything sent to a follower that lacks what is compacted.
+// agree nothing is read: a message without entries finds that out as well. One
+// that lacks what is compacted gets a snapshot.
 func (c *core) replicate(now time.Duration, p *progress) {
-	for !p.otherDisk && !p.reading && now >= p.retryAt && c.mayFly(p) && !c.lacksCompacted(p) {
+	if c.lacksCompacted(p) && !p.otherDisk {
+		c.sendSnapshot(now, p)
+		return
+	}
+	p.transfer = nil // if there was one, it is not needed any more
+	for !p.otherDisk && !p.reading && now >= p.retryAt && c.mayFly(p) {
 		var entries Entries
 		switch inMemory := p.next >= c.log.cachedFrom(); {
 		case inMemory:
@@ -157,6 +167,9 @@ func (c *core) handleEntriesRead(now time.Duration, e entriesRead) {
 		return
 	}
 	p.reading = false
+	if e.first < c.log.firstKept() {
+		return // it gets a snapshot
+	}
 	err := e.err
 	if err == nil {
 		err = c.log.terms.check(e.entries, e.first, e.last)
@@ -379,9 +392,9 @@ func (c *core) handleAppendUnsent(now time.Duration, e appendUnsent) {
 // patience is how long a follower may take to acknowledge entries of that size,
 // from when those before them were acknowledged, until they are sent again: two
 // election timeouts, and what a slow link needs. If this was not enough for a
-// follower that could be reached, its link is taken to be half as fast, and batches
-// are a quarter as large, up to maxSlow times. A stream may be wedged as well as
-// slow, so what is small never waits for much longer.
+// follower that could be reached, its link is taken to be half as fast, batches are a
+// quarter as large, and chunks of snapshots half, up to maxSlow times. A stream may be
+// wedged as well as slow, so what is small never waits for much longer.
 func (c *core) patience(p *progress, bytes int) time.Duration {
 	const slowLink = 512 << 10 // bytes per second
 	return 2*c.settings.electionTimeout + time.Duration(bytes)*time.Second/slowLink<<p.slow

@@ -48,6 +48,13 @@ type rig struct {
 	ended func(NodeID, string, *outcome) // sees the outcome of every command, if set
 	queue int                            // maxUnappliedBytes
 	cache int                            // logCacheBytes of nodes started from now on
+	every int                            // snapshotEntries, likewise; 0: none is taken unless somebody wants one
+	trail int                            // trailingEntries, likewise
+	sync  int64                          // how many bytes of a snapshot are received between two syncs, likewise; 0: all
+	files uint64                         // counts the snapshots that were written
+
+	chunks map[EntryID]chunkRead // snapshots that were sent by hand
+	came   int                   // counts the snapshots that arrived
 
 	fingerprint [16]byte
 
@@ -102,6 +109,8 @@ type rigNode struct {
 	unread  bool   // reads do not end by themselves
 	readErr error  // what reads end with, those of the applier too
 
+	snapshots snapshotWork
+
 	frozen bool // the process stands still: nothing reaches it, and its time goes unnoticed
 
 	failure error
@@ -112,11 +121,23 @@ type rigNode struct {
 
 // rigMachine records the commands that it is given. It takes batches, so that
 // the applier's pace does not depend on the clock.
-type rigMachine struct{ commands []string }
+type rigMachine struct {
+	commands []string
+	restored int // so many of them came with a snapshot
+	restores int // snapshots
+}
 
 func (m *rigMachine) Apply([]byte) ([]byte, error) { panic("not called") }
-func (m *rigMachine) Snapshot() ([]byte, error)    { panic("not called") }
-func (m *rigMachine) Restore([]byte) error         { panic("not called") }
+func (m *rigMachine) Snapshot() ([]byte, error)    { return rigState(m.commands), nil }
+func (m *rigMachine) Restore(state []byte) error {
+	m.commands = nil
+	for line := range strings.Lines(string(state)) {
+		m.commands = append(m.commands, strings.TrimSuffix(line, "\n"))
+	}
+	m.restored = len(m.commands)
+	m.restores++
+	return nil
+}
 func (m *rigMachine) ApplyBatch(commands []Command, results []ApplyResult) {
 	for i, c := range commands {
 		m.commands = append(m.commands, string(c.Data))
@@ -130,12 +151,12 @@ func newRig(t *testing.T, names string) *rig {
 	r := &rig{
 		t: t, seed: 1, nodes: map[NodeID]*rigNode{}, gone: map[link]bool{}, held: map[link]bool{},
 		leaders: map[Term]NodeID{}, entries: map[place]string{}, votes: map[Term]map[NodeID]NodeID{},
-		queue: 64 << 20, cache: 32 << 20,
+		queue: 64 << 20, cache: 32 << 20, trail: 1, chunks: map[EntryID]chunkRead{},
 	}
 	for i, name := range strings.Fields(names) {
 		id := NodeID(name)
 		r.ids = append(r.ids, id)
-		r.nodes[id] = &rigNode{rig: r, id: id, incarnation: 0xa0 + uint64(i), storage: NewMemoryStorage()}
+		r.nodes[id] = &rigNode{rig: r, id: id, incarnation: 0xa0 + uint64(i), storage: r.newStorage()}
 	}
 	r.fingerprint = r.first(r.ids[0]).HardState.Fingerprint
 	return r
@@ -183,6 +204,7 @@ type at struct {
 	vote      NodeID
 	commit    Index
 	compacted Index // up to here the log is forgotten
+	snapshot  Index // what the snapshot covers; 0: what is forgotten
 	cold      bool  // nothing of the log is in memory
 	restarted bool
 	strangers bool // it has not met the other members before
@@ -201,11 +223,14 @@ func (r *rig) startAt(id NodeID, s at) {
 	n := r.nodes[id]
 	n.open()
 	require.NoError(r.t, n.storage.Save(batch))
-	for i := Index(len(r.committed)) + 1; i <= s.compacted; i++ {
-		term := stretches(loaded(n.storage).Terms).term(i)
-		r.committed = append(r.committed, commitment{term, term})
+	r.noteCommitted(batch.Entries.upTo(max(s.snapshot, s.compacted)))
+	if covered := max(s.snapshot, s.compacted); covered > 0 {
+		n.keepSnapshot(batch.Entries.upTo(covered))
 	}
-	require.NoError(r.t, n.storage.Compact(s.compacted))
+	if s.compacted > 0 {
+		term := stretches(loaded(n.storage).Terms).term(s.compacted)
+		require.NoError(r.t, n.storage.Save(SaveBatch{Compacted: EntryID{s.compacted, term}}))
+	}
 	if n.disk != nil {
 		r.crash(id) // so that boot can open the disk
 	}
@@ -277,6 +302,7 @@ func (n *rigNode) boot(restarted bool) {
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: beat, electionTimeout: wait, diskStallLimit: 5 * wait,
 		maxBatchBytes: 1 << 20, maxInflightBytes: 16 << 20, maxInflightMessages: 64,
+		snapshotRate: math.MaxInt, chunkBytes: 256 << 10,
 	}
 	if n.rig.tune != nil {
 		n.rig.tune(&settings)
@@ -285,9 +311,15 @@ func (n *rigNode) boot(restarted bool) {
 	c, err := newCore(settings, state, restarted, n.rig.seed*1000+uint64(n.life), n.rig.now)
 	require.NoError(n.rig.t, err)
 	require.GreaterOrEqual(n.rig.t, c.currentTerm, n.used, "G6: %s comes back in a term before one that it has used", n.id)
-	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue, logCacheBytes: n.rig.cache})
+	n.Snapshots().options.SyncBytes = n.rig.sync
+	n.driver, err = startDriver(n.rig.t.Context(), c, n.Snapshots(), nil, driverSettings{
+		maxApplyBytes: 4 << 20, maxUnappliedBytes: n.rig.queue, logCacheBytes: n.rig.cache,
+		snapshotEntries: n.rig.every, snapshotBytes: 1 << 20, trailingEntries: n.rig.trail,
+	})
+	require.NoError(n.rig.t, err)
 	n.started = true
 	n.machine, n.task, n.saving, n.reads, n.failure, n.was = rigMachine{}, nil, nil, nil, nil, nil
+	n.snapshots = snapshotWork{receiver: snapshotReceiver{store: n.Snapshots()}, slow: n.snapshots.slow}
 	n.advance(nil, nil)
 }
 
@@ -307,6 +339,7 @@ func (r *rig) crash(id NodeID) {
 func (r *rig) forget(id NodeID) {
 	n := r.nodes[id]
 	n.driver, n.saving, n.task, n.reads, n.frozen = nil, nil, nil, nil, false
+	n.snapshots = snapshotWork{slow: n.snapshots.slow}
 }
 
 // crashAfterWrite ends the process between the end of the write under way and
@@ -324,7 +357,7 @@ func (r *rig) restart(id NodeID) {
 		r.crash(id)
 	}
 	n := r.nodes[id]
-	n.stalled, n.slow, n.unread = false, false, false
+	n.stalled, n.slow, n.unread, n.snapshots.slow = false, false, false, false
 	n.boot(true)
 }
 
@@ -332,7 +365,7 @@ func (r *rig) restart(id NodeID) {
 func (r *rig) wipe(id NodeID) {
 	r.crash(id)
 	n := r.nodes[id]
-	n.storage, n.incarnation, n.used = NewMemoryStorage(), n.incarnation+0x100, 0
+	n.storage, n.incarnation, n.used = r.newStorage(), n.incarnation+0x100, 0
 }
 
 // do lets events happen to a node and carries out what comes of them, as far
@@ -362,8 +395,10 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 	}
 	for _, request := range w.requests {
 		n.checkRequest(request)
+		n.call(request)
 		n.rig.put(&packet{link: link{n.id, request.to}, life: n.life, request: request.message})
 	}
+	n.takeSnapshotWork(w)
 	n.reads = append(n.reads, w.reads...)
 	n.answer(w.replies)
 	if w.apply != nil {
@@ -528,6 +563,8 @@ func arrival(request any, respond responder) any {
 		return heartbeatArrived{m, respond}
 	case *AppendEntries:
 		return appendArrived{m, respond}
+	case *InstallSnapshot:
+		return snapshotArrived{m, respond}
 	default:
 		panic(fmt.Sprintf("no event for %T", m))
 	}
@@ -535,7 +572,7 @@ func arrival(request any, respond responder) any {
 
 func (r *rig) deliverAnswer(p *packet) {
 	n := r.nodes[p.to]
-	if n.driver == nil || n.life != p.life {
+	if n.driver == nil || n.life != p.life || !n.called(p.request) {
 		return
 	}
 	n.advance([]any{answered(p.from, p.request, p.answer, p.err)}, nil)
@@ -555,6 +592,9 @@ func answered(from NodeID, request, answer any, err error) any {
 			return appendLost{from, m.Term, err}
 		}
 		return appendAnswered{from, m.Term, answer.(*AppendResponse)}
+	case *InstallSnapshot:
+		response, _ := answer.(*SnapshotResponse)
+		return snapshotAnswered{from, m.Term, EntryID{m.LastIndex, m.LastTerm}, response, err}
 	default:
 		panic(fmt.Sprintf("no event for the answer to %T", m))
 	}
@@ -568,7 +608,7 @@ func (r *rig) deliverLoss(p *packet) {
 		asker, other = p.to, p.from
 	}
 	n := r.nodes[asker]
-	if n.driver != nil && n.life == p.life {
+	if n.driver != nil && n.life == p.life && n.called(p.request) {
 		n.advance([]any{answered(other, p.request, nil, errUnreachableInRig)}, nil)
 	}
 }
@@ -581,6 +621,8 @@ func (p *packet) asked(id NodeID) bool {
 	case *Heartbeat:
 		return m.From == id
 	case *AppendEntries:
+		return m.From == id
+	case *InstallSnapshot:
 		return m.From == id
 	}
 	return false
@@ -605,7 +647,11 @@ func (r *rig) finishWrite(id NodeID) {
 	}
 	batch := *n.saving
 	n.saving = nil
-	require.NoError(r.t, n.storage.Save(batch))
+	err := n.storage.Save(batch)
+	if n.lostPower() {
+		return
+	}
+	require.NoError(r.t, err)
 	n.advance([]any{written{}}, nil)
 }
 
@@ -624,10 +670,14 @@ func (r *rig) apply(id NodeID) {
 		return
 	}
 	var events []any
-	a := newApplier(&n.machine, n, 100, func(event any) { events = append(events, event) }, new(atomic.Bool))
+	a := newApplier(r.t.Context(), &n.machine, n, 100, func(event any) { events = append(events, event) }, new(atomic.Bool))
 	task := n.task
 	n.task = nil
-	if err := a.run(task); err != nil {
+	err := a.run(task)
+	if n.lostPower() {
+		return
+	}
+	if err != nil {
 		events = append(events, failed{err})
 	}
 	n.checkApplied()
@@ -648,9 +698,9 @@ func (r *rig) read(id NodeID) {
 
 // A node of the rig is the Storage that its applier reads from.
 
+func (n *rigNode) Snapshots() *SnapshotStore   { return n.storage.Snapshots() }
 func (n *rigNode) Load() (StorageState, error) { return n.storage.Load() }
 func (n *rigNode) Save(batch SaveBatch) error  { return n.storage.Save(batch) }
-func (n *rigNode) Compact(index Index) error   { return n.storage.Compact(index) }
 func (n *rigNode) Entries(first, last Index, maxBytes int) (Entries, error) {
 	if n.readErr != nil {
 		return Entries{}, n.readErr
@@ -698,6 +748,8 @@ func (r *rig) workOne() bool {
 		case len(n.reads) > 0 && !n.unread:
 			r.read(id)
 			return true
+		case !n.snapshots.slow && r.workOnSnapshots(id), r.expire(id):
+			return true
 		}
 	}
 	return false
@@ -714,7 +766,7 @@ func (r *rig) pass(d time.Duration) {
 		next := end
 		for _, id := range r.ids {
 			if r.awake(id) {
-				next = min(next, r.core(id).deadline())
+				next = min(next, r.core(id).deadline(), r.nodes[id].patience())
 			}
 		}
 		for _, p := range r.table {
@@ -853,6 +905,8 @@ func (r *rig) fillHeader(from, to NodeID, request any) {
 	case *Heartbeat:
 		m.Header = h
 	case *AppendEntries:
+		m.Header = h
+	case *InstallSnapshot:
 		m.Header = h
 	}
 }
@@ -1041,7 +1095,7 @@ func (n *rigNode) checkLog() {
 	r, log := n.rig, &n.driver.core.log
 	known := log.compacted.Index
 	if n.was != nil {
-		known = min(n.was.log.last(), log.last())
+		known = max(known, min(n.was.log.last(), log.last()))
 		for known > log.compacted.Index {
 			before, _ := n.was.log.term(known)
 			if log.matches(known, before) {
@@ -1070,7 +1124,7 @@ func (n *rigNode) checkCommitted() {
 	r, c := n.rig, n.driver.core
 	from := max(1, c.log.compacted.Index)
 	if n.was != nil {
-		from = n.was.commitIndex + 1
+		from = max(from, n.was.commitIndex+1)
 	}
 	for i := from; i <= c.commitIndex; i++ {
 		term, _ := c.log.term(i)
@@ -1121,6 +1175,9 @@ func (n *rigNode) checkRequest(request request) {
 	case *AppendEntries:
 		lead(m.Term)
 		n.checkEntries(m)
+	case *InstallSnapshot:
+		lead(m.Term)
+		n.checkSnapshot(m)
 	}
 }
 
@@ -1160,6 +1217,11 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 			have, _ := n.driver.core.log.term(m.Match)
 			require.True(r.t, m.Match < log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
 		}
+	case *SnapshotResponse:
+		term = m.Term
+		log := newLog(saved)
+		have, _ := n.driver.core.log.term(m.Match)
+		require.True(r.t, m.Match <= log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges a snapshot up to entry %d@%d, which its disk does not have", n.id, m.Match, have)
 	}
 	require.LessOrEqual(r.t, term, saved.HardState.Term, "G8: %s answers from a term that its disk does not know", n.id)
 	n.used = max(n.used, term)

@@ -23,8 +23,8 @@ import (
 // it led to. Lines that start with # tell what the story is about. The nodes are
 // those of the rig, whose checks go on all the time.
 //
-// Disks, state machines and reads get on by themselves after each command,
-// unless they are told to stall. Messages do not: they lie on the table until a
+// Disks, state machines, reads and the work on snapshots get on by themselves after
+// each command, unless they are told to stall. Messages do not: they lie on the table until a
 // command delivers, drops or repeats them, or settle or pass delivers them all.
 //
 // What is printed, in the order in which it happens:
@@ -35,6 +35,7 @@ import (
 //	a writes term 2, vote a      a write is handed to its disk
 //	a -> b: RequestVote(...)     a message leaves
 //	a answers x: ...             whoever proposed x at a learns its outcome
+//	a restores 10@2              its state machine becomes what its snapshot says
 //	a stops: ...                 its process ends, with the reason
 //
 // Heartbeats and their answers are hidden until they are asked for with show.
@@ -64,11 +65,11 @@ type scriptCommand struct {
 var scriptCommands = []scriptCommand{
 	// The cluster at the start.
 	{"nodes", "nodes NAME... [in files]: members of a new cluster, none of which runs; in files: on disks that can lose power", (*script).makeNodes},
-	{"limits", "limits [batch BYTES] [window MESSAGES] [cache BYTES]: of nodes that start from now on", (*script).setLimits},
+	{"limits", "limits [batch BYTES] [window MESSAGES] [cache BYTES] [chunk BYTES] [sync BYTES] [snapshots ENTRIES] [trailing ENTRIES]: of nodes that start from now on", (*script).setLimits},
 	{"seed", "seed NUMBER: of the chance in nodes that start from now on", (*script).setSeed},
 	{"start", "start NODE...: for the first time, with nothing but the first configuration", (*script).start},
 	{"lead", "lead NODE: all start for the first time, and this one is elected, of which nothing is printed", (*script).lead},
-	{"given", "given NODE: log RUNS[, term N][, vote NODE][, commit N][, compacted N][, cold][, restarted]: it runs, in this state", (*script).startGiven},
+	{"given", "given NODE: log RUNS[, term N][, vote NODE][, commit N][, compacted N][, snapshot N][, cold][, restarted]: it runs, in this state; its snapshot is of what is compacted if nothing else is said", (*script).startGiven},
 
 	// Time, and elections.
 	{"pass", "pass TIME: with all that happens in it, but for what is held, stalled or frozen", (*script).pass},
@@ -97,8 +98,8 @@ var scriptCommands = []scriptCommand{
 	{"finish", "finish NODE: its disk ends the write under way", (*script).finish},
 	{"resume", "resume NODE...: its disk is as before", (*script).resume},
 	{"fail", "fail NODE write|sync: this step of the write under way returns an input/output error; what was not synced is dropped", (*script).fail},
-	{"delay", "delay reads|commands NODE: its reads of entries, or its state machine, do not get on", (*script).delay},
-	{"hurry", "hurry reads|commands NODE: they do again", (*script).hurry},
+	{"delay", "delay reads|commands|snapshots NODE: its reads of entries, its state machine, or its work on the files of snapshots, do not get on", (*script).delay},
+	{"hurry", "hurry reads|commands|snapshots NODE: they do again", (*script).hurry},
 	{"freeze", "freeze NODE...: its process stands still, and knows nothing of it", (*script).freeze},
 	{"thaw", "thaw NODE...: it goes on", (*script).thaw},
 	{"crash", "crash NODE [after the write]: its process ends, before the write under way or between its end and the news of it", (*script).crash},
@@ -108,6 +109,7 @@ var scriptCommands = []scriptCommand{
 
 	// Callers.
 	{"propose", "propose NODE COMMAND...: in one batch; x*100 is a command of 100 bytes", (*script).propose},
+	{"take", "take NODE...: somebody wants a snapshot of it", (*script).take},
 
 	// Looking.
 	{"show", "show KIND...: notes, commits, writes, messages, heartbeats, answers or times are printed", (*script).show},
@@ -116,7 +118,7 @@ var scriptCommands = []scriptCommand{
 	{"disk", "disk NODE...: what its storage holds", (*script).disk},
 	{"peers", "peers NODE: what a leader knows of the others", (*script).peers},
 	{"table", "table: the messages that are under way", (*script).table},
-	{"applied", "applied [NODE...]: the commands that its state machine was given since its start", (*script).applied},
+	{"applied", "applied [NODE...]: the commands that its state machine was given since its start, and what it has of a snapshot in parentheses", (*script).applied},
 	{"why", "why NODE: the reason that its status gives", (*script).why},
 	{"healthy", "healthy: left alone, the cluster has one leader, a fresh command succeeds, and all members are equal", (*script).healthy},
 }
@@ -482,7 +484,12 @@ func (s *script) print(format string, args ...any) {
 }
 
 // narrate prints what came of an advance of a node, but for what leaves it.
-func (s *script) narrate(n *rigNode, _ step, w work) {
+func (s *script) narrate(n *rigNode, happened step, w work) {
+	for _, event := range happened.events {
+		if e, ok := event.(restored); ok && !s.hidden["notes"] {
+			s.print("%s restores %d@%d", n.id, e.id.Index, e.id.Term)
+		}
+	}
 	for _, note := range w.notes {
 		if s.hidden["notes"] {
 			break
@@ -570,7 +577,7 @@ func (s *script) makeNodes() {
 }
 
 func (s *script) setLimits() {
-	batch, window := 1<<20, 64
+	batch, window, chunk := 1<<20, 64, 256<<10
 	for len(s.words) > 0 {
 		what, n := s.word(""), int(s.number(s.word("a number")))
 		switch what {
@@ -580,11 +587,19 @@ func (s *script) setLimits() {
 			window = n
 		case "cache":
 			s.rig.cache = n
+		case "chunk":
+			chunk = n
+		case "sync":
+			s.rig.sync = int64(n)
+		case "snapshots":
+			s.rig.every = n
+		case "trailing":
+			s.rig.trail = n
 		default:
 			s.mistake("there is no limit %q", what)
 		}
 	}
-	s.rig.tune = func(c *coreSettings) { c.maxBatchBytes, c.maxInflightMessages = batch, window }
+	s.rig.tune = func(c *coreSettings) { c.maxBatchBytes, c.maxInflightMessages, c.chunkBytes = batch, window, chunk }
 }
 
 func (s *script) setSeed() { s.rig.seed = s.number(s.word("a number")) }
@@ -777,11 +792,13 @@ func (s *script) delay() { s.setPace(true) }
 func (s *script) hurry() { s.setPace(false) }
 
 func (s *script) setPace(slow bool) {
-	switch what := s.word("reads or commands"); what {
+	switch what := s.word("reads, commands or snapshots"); what {
 	case "reads":
 		s.rig.nodes[s.node()].unread = slow
 	case "commands":
 		s.rig.nodes[s.node()].slow = slow
+	case "snapshots":
+		s.rig.nodes[s.node()].snapshots.slow = slow
 	default:
 		s.mistake("%q cannot be delayed", what)
 	}
@@ -858,6 +875,20 @@ func (s *script) propose() {
 	s.rig.propose(id, commands...)
 }
 
+func (s *script) take() {
+	s.each(func(id NodeID) {
+		s.rig.wantSnapshot(id, func(index Index, err error) {
+			switch {
+			case s.hidden["answers"]:
+			case err != nil:
+				s.print("%s answers that it has no snapshot: %s", id, wordsOf(err))
+			default:
+				s.print("%s answers that it has a snapshot of entry %d", id, index)
+			}
+		})
+	})
+}
+
 // Looking.
 
 var lineKinds = []string{"notes", "commits", "writes", "messages", "heartbeats", "answers", "times"}
@@ -891,7 +922,7 @@ func (s *script) disk() {
 		if n.disk != nil && n.driver == nil {
 			s.mistake("%s must run for its files to be read", id)
 		}
-		s.print("%s", diskLine(id, loaded(n.storage)))
+		s.print("%s", diskLine(n))
 	})
 }
 
@@ -917,8 +948,8 @@ func (s *script) tableLines() []string {
 
 func (s *script) applied() {
 	s.eachOrAll(func(id NodeID) {
-		if commands := s.rig.nodes[id].machine.commands; s.rig.up(id) {
-			s.print("%s: %s", id, orNothing(strings.Join(commands, " ")))
+		if s.rig.up(id) {
+			s.print("%s: %s", id, appliedLine(s.rig.nodes[id].machine))
 		}
 	})
 }

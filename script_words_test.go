@@ -15,7 +15,8 @@ import (
 // messageKinds are the words before the parenthesis. A Loss is the news that no
 // answer comes, a Refusal an error in place of an answer.
 var messageKinds = []string{
-	"RequestVote", "VoteAnswer", "PreVote", "PreVoteAnswer", "Heartbeat", "HeartbeatAnswer", "AppendEntries", "AppendAnswer", "Refusal", "Loss",
+	"RequestVote", "VoteAnswer", "PreVote", "PreVoteAnswer", "Heartbeat", "HeartbeatAnswer", "AppendEntries", "AppendAnswer",
+	"InstallSnapshot", "SnapshotAnswer", "Refusal", "Loss",
 }
 
 func messageKind(message any) string {
@@ -38,6 +39,10 @@ func messageKind(message any) string {
 		return "AppendEntries"
 	case *AppendResponse:
 		return "AppendAnswer"
+	case *InstallSnapshot:
+		return "InstallSnapshot"
+	case *SnapshotResponse:
+		return "SnapshotAnswer"
 	default:
 		panic(fmt.Sprintf("no word for %T", message))
 	}
@@ -50,6 +55,8 @@ func answerKind(request any) string {
 		return "VoteAnswer"
 	case "AppendEntries":
 		return "AppendAnswer"
+	case "InstallSnapshot":
+		return "SnapshotAnswer"
 	default:
 		return kind + "Answer"
 	}
@@ -123,6 +130,16 @@ func messageLine(message any) string {
 			add("rejected behind %d", m.PrevLogIndex)
 			add("agree %d@%d", m.ConflictIndex, m.ConflictTerm)
 		}
+	case *InstallSnapshot:
+		add("term %d", m.Term)
+		add("last %d@%d", m.LastIndex, m.LastTerm)
+		add("bytes %d to %d of %d", m.Offset, m.Offset+uint64(len(m.Data)), m.Size)
+	case *SnapshotResponse:
+		add("term %d", m.Term)
+		if m.Match > 0 {
+			add("match %d", m.Match)
+		}
+		add("next %d", m.Next)
 	}
 	return fmt.Sprintf("%s(%s)", messageKind(message), strings.Join(fields, ", "))
 }
@@ -184,6 +201,9 @@ func stateLine(r *rig, id NodeID) string {
 	if c.log.durable < c.log.last() {
 		add("on disk %d", c.log.durable)
 	}
+	if c.snapshot.Index > 0 {
+		add("snapshot %d@%d", c.snapshot.Index, c.snapshot.Term)
+	}
 	add("commit %d", c.commitIndex)
 	if n.driver.applied != c.commitIndex {
 		add("applied %d", n.driver.applied)
@@ -191,12 +211,30 @@ func stateLine(r *rig, id NodeID) string {
 	return strings.Join(fields, ", ")
 }
 
-func diskLine(id NodeID, state StorageState) string {
-	line := fmt.Sprintf("%s: term %d", id, state.HardState.Term)
+// appliedLine writes what a state machine has done: how many commands a snapshot
+// had, in parentheses, and those after it.
+func appliedLine(m rigMachine) string {
+	var words []string
+	if m.restored > 0 {
+		words = append(words, fmt.Sprintf("(%s to %s)", m.commands[0], m.commands[m.restored-1]))
+	}
+	return orNothing(strings.Join(append(words, m.commands[m.restored:]...), " "))
+}
+
+func diskLine(n *rigNode) string {
+	state := loaded(n.storage)
+	line := fmt.Sprintf("%s: term %d", n.id, state.HardState.Term)
 	if vote := state.HardState.VotedFor; vote != "" {
 		line += fmt.Sprintf(", vote %s", vote)
 	}
-	return line + ", log " + logLine(state.Compacted, state.Terms, state.Last)
+	line += ", log " + logLine(state.Compacted, state.Terms, state.Last)
+	if !n.started {
+		return line
+	}
+	for i, id := range n.held() {
+		line += fmt.Sprintf("%s%d@%d", []string{", snapshots ", " "}[min(i, 1)], id.Index, id.Term)
+	}
+	return line
 }
 
 func peerLine(p PeerStatus) string {
@@ -206,6 +244,9 @@ func peerLine(p PeerStatus) string {
 	}
 	if p.Inflight > 0 {
 		line += fmt.Sprintf(", %d under way", p.Inflight)
+	}
+	if t := p.Snapshot; t != nil {
+		line += fmt.Sprintf(", %d of %d bytes of snapshot %d", t.Done, t.Total, t.Index)
 	}
 	if p.Trouble != "" {
 		line += ": " + p.Trouble
@@ -227,6 +268,9 @@ func batchLine(batch *SaveBatch, before StorageState) string {
 		for _, contact := range h.Contacts[len(before.HardState.Contacts):] {
 			add("contact with %s", contact.ID)
 		}
+	}
+	if at := batch.Compacted; at.Index > 0 {
+		add("compacted %d@%d", at.Index, at.Term)
 	}
 	if batch.Entries.Len() > 0 {
 		add("entries %s", runsLine(batch.Entries.terms(), batch.Entries.last()))
@@ -343,7 +387,7 @@ func (r *rig) entryAt(p place) LogEntry {
 
 // parseState reads the state of given.
 func parseState(text string) (at, error) {
-	f, err := parseFields(text, "log", "term", "vote", "commit", "compacted", "cold", "restarted", "strangers")
+	f, err := parseFields(text, "log", "term", "vote", "commit", "compacted", "snapshot", "cold", "restarted", "strangers")
 	if err != nil {
 		return at{}, err
 	}
@@ -360,14 +404,14 @@ func parseState(text string) (at, error) {
 		return at{}, fmt.Errorf("a log starts with the first configuration, 1@1")
 	}
 	s.log = strings.Join(words, " ")
-	numbers := map[string]*uint64{"term": (*uint64)(&s.term), "commit": (*uint64)(&s.commit), "compacted": (*uint64)(&s.compacted)}
+	numbers := map[string]*uint64{"term": (*uint64)(&s.term), "commit": (*uint64)(&s.commit), "compacted": (*uint64)(&s.compacted), "snapshot": (*uint64)(&s.snapshot)}
 	for _, key := range sortedKeys(numbers) {
 		if *numbers[key], err = f.number(key); err != nil {
 			return at{}, err
 		}
 	}
-	if s.compacted > s.commit || s.commit > Index(len(places)) {
-		return at{}, fmt.Errorf("a log is compacted as far as it is committed, at most")
+	if max(s.compacted, s.snapshot) > s.commit || s.commit > Index(len(places)) || f.has("snapshot") && s.snapshot < s.compacted {
+		return at{}, fmt.Errorf("a log is compacted as far as it is committed, at most, and has a snapshot of that")
 	}
 	return s, nil
 }
@@ -401,6 +445,11 @@ func parseMessage(r *rig, text string) (any, error) {
 			Term: f.term(&err), Success: f.has("match"), Match: f.index("match", &err),
 			PrevLogIndex: f.index("rejected behind", &err), ConflictIndex: agree.index, ConflictTerm: agree.term,
 		}, err
+	case "InstallSnapshot":
+		return parseInstallSnapshot(r, body)
+	case "SnapshotAnswer":
+		f, err := parseFields(body, "term", "match", "next")
+		return &SnapshotResponse{Term: f.term(&err), Match: f.index("match", &err), Next: uint64(f.index("next", &err))}, err
 	default:
 		return nil, fmt.Errorf("there is no message %q: there are %s", kind, strings.Join(messageKinds, ", "))
 	}
@@ -458,6 +507,29 @@ func parseAppendEntries(r *rig, body string) (any, error) {
 	}, err
 }
 
+// parseInstallSnapshot reads a message that carries the snapshot of a log, from the
+// first entry on, or a part of it: in a message that a node has sent, that log does
+// not show.
+func parseInstallSnapshot(r *rig, body string) (any, error) {
+	f, err := parseFields(body, "term", "of", "bytes")
+	if err != nil {
+		return nil, err
+	}
+	places, err := parseRuns(f["of"])
+	if err != nil || len(places) == 0 || places[0] != (place{1, 1}) {
+		return nil, fmt.Errorf("%q is no log, as 1..9@1 10@2 is", f["of"])
+	}
+	m := r.snapshotOf(f.term(&err), r.entriesAt(places))
+	if f.has("bytes") && err == nil {
+		var from, to uint64
+		if n, e := fmt.Sscanf(f["bytes"], "%d to %d", &from, &to); n != 2 || e != nil || from > to || to > m.Size {
+			return nil, fmt.Errorf("%q are no bytes of a snapshot of %d, as 0 to 100 are", f["bytes"], m.Size)
+		}
+		m.Offset, m.Data = from, m.Data[from:to]
+	}
+	return m, err
+}
+
 // fillAnswer sets what scripts leave out.
 func fillAnswer(answer, request any, incarnation uint64) {
 	switch m := answer.(type) {
@@ -466,6 +538,8 @@ func fillAnswer(answer, request any, incarnation uint64) {
 	case *HeartbeatResponse:
 		m.Incarnation, m.Round = incarnation, request.(*Heartbeat).Round
 	case *AppendResponse:
+		m.Incarnation = incarnation
+	case *SnapshotResponse:
 		m.Incarnation = incarnation
 	}
 }

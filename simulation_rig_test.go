@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -43,8 +44,12 @@ type simSettings struct {
 	batchBytes   int
 	window       int
 	segmentBytes int64
-	pending      int           // bytes of proposals that a node takes at most
-	unapplied    int           // bytes of entries, likewise
+	pending      int // bytes of proposals that a node takes at most
+	unapplied    int // bytes of entries, likewise
+	snapshots    int // entries after which one is taken; 0: never
+	trailing     int // entries that are kept behind one
+	chunkBytes   int
+	snapshotRate int           // bytes per second
 	faulty       time.Duration // how long the first phase lasts
 	clients      int
 	thinks       time.Duration // a client, between two commands
@@ -59,6 +64,10 @@ func drawSettings(random *rand.Rand) simSettings {
 		segmentBytes: []int64{1 << 10, 4 << 10, 64 << 10}[random.IntN(3)],
 		pending:      []int{1 << 10, 1 << 20}[random.IntN(2)],
 		unapplied:    []int{1 << 10, 1 << 20}[random.IntN(2)],
+		snapshots:    []int{0, 5, 5, 10, 10, 20}[random.IntN(6)],
+		trailing:     []int{1, 5, 10}[random.IntN(3)],
+		chunkBytes:   []int{100, 300, 1 << 20}[random.IntN(3)],
+		snapshotRate: []int{1 << 10, 1 << 20}[random.IntN(2)],
 		faulty:       time.Duration(2000+random.IntN(4000)) * time.Millisecond,
 		clients:      1 + random.IntN(6),
 		thinks:       time.Duration(5+random.IntN(40)) * time.Millisecond,
@@ -97,12 +106,18 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 
 // run lives the life and returns the promise that was broken; nil: none.
 func (s *simulation) run() error {
-	for _, n := range s.nodes {
-		s.world.After(time.Duration(s.random.Int64N(int64(100*time.Millisecond))), n.start)
+	late := s.random.IntN(len(s.nodes)) // a member that begins when the others have gone on
+	for i, n := range s.nodes {
+		after := time.Duration(s.random.Int64N(int64(100 * time.Millisecond)))
+		if len(s.nodes) > 1 && i == late && s.settings.snapshots > 0 {
+			after += 2 * time.Second
+		}
+		s.world.After(after, n.start)
 	}
 	for i := range s.settings.clients {
 		newSimClient(s, i)
 	}
+	newSimOperator(s)
 	s.world.Inflict(s.plan, s.network, simMachines{s})
 	stop := func() bool { return s.judge.Verdict() != nil }
 	s.world.RunUntil(s.settings.faulty, stop)
@@ -152,12 +167,15 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
 	}
 	soon := s.world.Now() + 20*simElectionTimeout
+	if len(whole) < len(s.nodes) {
+		soon += 40 * simElectionTimeout // whom they follow may have bad links only
+	}
 	equal := func() bool { return stop() || !slices.ContainsFunc(whole, not(applied(fresh))) }
 	for s.world.Now() < soon && !equal() {
 		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
 	}
 	if !equal() {
-		return fmt.Errorf("liveness: the members did not become equal within 20 election timeouts: %s", s)
+		return fmt.Errorf("liveness: the members did not become equal soon: %s", s)
 	}
 	return s.judge.Verdict()
 }
@@ -238,21 +256,25 @@ type simNode struct {
 	slowApply float64
 
 	// The process; driver is nil if none runs.
-	life    int
-	driver  *driver
-	storage *diskStorage
-	inbox   *inbox
-	machine *simMachine
-	saving  *SaveBatch
-	waiting func() // what waits for a disk that hangs
-	durable HardState
-	last    Index // on disk
-	turn    *sim.Event
-	alarm   *sim.Event
-	events  []any
-	turns   int
-	peers   []*simPeer
-	chunk   Entries // read last, to look at
+	life      int
+	driver    *driver
+	storage   *diskStorage
+	inbox     *inbox
+	machine   *simMachine
+	saving    *SaveBatch
+	waiting   func() // what waits for a disk that hangs
+	durable   HardState
+	last      Index // on disk
+	turn      *sim.Event
+	alarm     *sim.Event
+	events    []any
+	turns     int
+	peers     []*simPeer
+	chunk     Entries // read last, to look at
+	works     []*diskWork
+	receiver  snapshotReceiver
+	rotten    bool  // a snapshot of this machine was damaged
+	compacted Index // up to there the log was forgotten, in this process or the last
 }
 
 // simPeer is a node's append stream to another.
@@ -305,13 +327,26 @@ func (n *simNode) boot(storage *diskStorage) error {
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: simHeartbeat, electionTimeout: simElectionTimeout, diskStallLimit: 5 * simElectionTimeout,
 		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: simWindow, maxInflightMessages: n.settings.window,
+		snapshotRate: n.settings.snapshotRate, chunkBytes: n.settings.chunkBytes,
 	}
 	c, err := newCore(settings, state, !isNew, n.salts.Uint64(), n.clock.Now())
 	if err != nil {
 		return err
 	}
 	n.storage, n.durable, n.last = storage, state.HardState, state.Last
-	n.driver = newDriver(c, driverSettings{maxApplyBytes: 4 << 10, maxUnappliedBytes: n.settings.unapplied, logCacheBytes: n.settings.cacheBytes})
+	snapshots := storage.Snapshots()
+	snapshots.options.SyncBytes, snapshots.options.ChunkBytes = 200, 100
+	d, err := startDriver(context.Background(), c, snapshots, nil, driverSettings{
+		maxApplyBytes: 4 << 10, maxUnappliedBytes: n.settings.unapplied, logCacheBytes: n.settings.cacheBytes,
+		snapshotEntries: n.settings.snapshots, snapshotBytes: 4 << 10, trailingEntries: n.settings.trailing,
+	})
+	if err != nil {
+		return err
+	}
+	if list := snapshots.files.List(); len(list) > 0 && list[0].Err != nil || len(list) > 0 && Index(list[0].Index) > c.snapshot.Index {
+		n.world.Count("snapshots fallen back from")
+	}
+	n.driver, n.receiver = d, snapshotReceiver{store: snapshots}
 	n.driver.verify = false // the judge looks at it, without a copy for each step
 	n.inbox = newInbox(n.settings.pending, simBatch)
 	n.machine = &simMachine{node: n, store: sim.NewStore()}
@@ -330,7 +365,7 @@ func (n *simNode) end() {
 			n.peers[i] = nil
 		}
 	}
-	n.driver, n.storage, n.saving, n.waiting, n.turn, n.alarm = nil, nil, nil, nil, nil, nil
+	n.driver, n.storage, n.saving, n.waiting, n.turn, n.alarm, n.works = nil, nil, nil, nil, nil, nil, nil
 	n.show()
 }
 
@@ -344,12 +379,20 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 		n.disk.FailAfter(n.disk.Operations() + 1 + n.random.IntN(3))
 		_ = n.storage.Save(*n.saving) // nobody hears of it
 		n.world.Count("writes cut short")
+	} else if n.driver != nil {
+		n.cutShort()
 	}
 	if n.driver != nil {
 		n.world.Note(sim.Line{Kind: "crash", Node: n.number, Peer: -1, Text: mode.String()})
 		n.world.Count("crashes")
 	}
+	if n.driver != nil && n.driver.core.incoming != nil {
+		n.world.Count("transfers interrupted")
+	}
 	n.disk = n.disk.CrashClone(mode, seed)
+	if mode != vfs.CrashKill && !n.rotten && n.random.IntN(8) == 0 {
+		n.rot()
+	}
 	n.end()
 }
 
@@ -486,6 +529,7 @@ func (n *simNode) carryOut(w work) {
 		n.save(w.save)
 	}
 	n.reply(w.replies)
+	n.carryOutSnapshots(w)
 	for _, r := range w.reads {
 		n.read(r)
 	}
@@ -543,12 +587,10 @@ func (n *simNode) written() {
 	if batch.HardState != nil {
 		n.durable = *batch.HardState
 	}
-	if first := batch.Entries.First(); first > 0 {
-		if first <= n.last {
-			n.world.Count("suffixes truncated")
-		}
-		n.last = batch.Entries.last()
+	if first := batch.Entries.First(); first > 0 && first <= n.last {
+		n.world.Count("suffixes truncated")
 	}
+	n.last = Index(n.storage.log.Contents().Last.Index)
 	n.post(written{})
 }
 
@@ -574,7 +616,7 @@ func (n *simNode) apply(task *applyTask) {
 			return
 		}
 		n.machine.task = nil
-		a := newApplier(n.machine, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
+		a := newApplier(context.Background(), n.machine, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
 		if err := a.run(task); err != nil {
 			n.post(failed{err})
 		}
@@ -584,11 +626,13 @@ func (n *simNode) apply(task *applyTask) {
 // observe shows the judge what has become of the node.
 func (n *simNode) observe() {
 	c := n.driver.core
+	n.compacted = c.log.compacted.Index
 	n.judge.Observe(sim.Observation{
 		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: markOf(c.votedFor), Leads: c.role == Leader,
 		OnDisk: sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)},
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
-		Memory: n.inbox.pending + n.driver.unsettledBytes + c.log.cachedBytes, Entry: n.entry,
+		Forgotten: uint64(c.log.compacted.Term),
+		Memory:    n.inbox.pending + n.driver.unsettledBytes + c.log.cachedBytes, Entry: n.entry,
 	})
 }
 
@@ -648,6 +692,8 @@ func (n *simNode) checkAnswer(to NodeID, response any) {
 		}
 	case *HeartbeatResponse:
 		n.judge.Promise(n.number, "a heartbeat's answer", uint64(m.Term), uint64(n.durable.Term), 0, 0)
+	case *SnapshotResponse:
+		n.judge.Promise(n.number, "a snapshot's acknowledgement", uint64(m.Term), uint64(n.durable.Term), uint64(m.Match), uint64(n.last))
 	case *AppendResponse:
 		n.judge.Promise(n.number, "an acknowledgement", uint64(m.Term), uint64(n.durable.Term), uint64(m.Match), uint64(n.last))
 	}
@@ -666,8 +712,6 @@ type simMachine struct {
 }
 
 func (m *simMachine) Apply([]byte) ([]byte, error) { panic("not called: it takes batches") }
-func (m *simMachine) Snapshot() ([]byte, error)    { panic("not called") }
-func (m *simMachine) Restore([]byte) error         { panic("not called") }
 
 func (m *simMachine) ApplyBatch(commands []Command, results []ApplyResult) {
 	for i, c := range commands {

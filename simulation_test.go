@@ -43,7 +43,7 @@ func TestSimulation(t *testing.T) {
 		lives = 100
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a life leaves little behind
-	total := &tally{counts: map[string]int{}}
+	total := &tally{counts: map[string]int{}, lives: map[string]int{}}
 	began := time.Now()
 	var workers sync.WaitGroup
 	for first := range runtime.GOMAXPROCS(0) {
@@ -57,11 +57,16 @@ func TestSimulation(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d lives in %v: %v of virtual time, %d events, %d commands acknowledged", lives, took, total.virtual, total.events, total.acknowledged)
 	for _, kind := range sortedKeys(total.counts) {
-		t.Logf("%8d %s", total.counts[kind], kind)
+		t.Logf("%8d %s, in %d lives", total.counts[kind], kind, total.lives[kind])
 	}
 	if lives >= 100 {
 		for _, kind := range simulated {
 			require.Positive(t, total.counts[kind], "no life had %q", kind)
+		}
+		if lives >= 1000 {
+			for _, kind := range simulatedRarely {
+				require.Positive(t, total.counts[kind], "no life had %q", kind)
+			}
 		}
 		for kind := range sim.FaultKinds {
 			require.Positive(t, total.counts[kind.String()], "no life had the fault %v", kind)
@@ -78,12 +83,20 @@ var simulated = []string{
 	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
 	"messages cut off", "messages lost", "messages doubled", "streams broken",
 	"operations done", "operations refused", "operations unknown", "nodes kept away",
+	"snapshots taken", "snapshots on demand", "snapshots restored", "send snapshot", "snapshot arrived", "install snapshot",
+	"chunks stored", "snapshots damaged", "snapshots fallen back from",
+}
+
+// simulatedRarely is what a thousand lives must have had.
+var simulatedRarely = []string{
+	"transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
 }
 
 // tally adds up what many lives had.
 type tally struct {
 	mu                   sync.Mutex
-	counts               map[string]int
+	counts               map[string]int // of what happened
+	lives                map[string]int // in which it happened
 	virtual              time.Duration
 	events, acknowledged int
 	failed               int
@@ -103,6 +116,7 @@ func (c *tally) add(s *simulation) {
 	defer c.mu.Unlock()
 	for kind, n := range s.world.Counts() {
 		c.counts[kind] += n
+		c.lives[kind]++
 	}
 	c.virtual += s.world.Now()
 	c.events += s.world.Events()

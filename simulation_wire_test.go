@@ -59,6 +59,17 @@ func (n *simNode) send(r request) {
 			})
 	case *AppendEntries:
 		n.stream(to, m)
+	case *InstallSnapshot:
+		id := EntryID{m.LastIndex, m.LastTerm}
+		n.call(to, m, r.patience,
+			func(b []byte, respond responder) any { return snapshotArrived{decoded[InstallSnapshot](b), respond} },
+			func(b []byte, err error) any {
+				answer := snapshotAnswered{from: to.id, term: m.Term, id: id, err: err}
+				if err == nil {
+					answer.response = decoded[SnapshotResponse](b)
+				}
+				return answer
+			})
 	default:
 		panic(fmt.Sprintf("no way to send a %T", m))
 	}

@@ -1,12 +1,17 @@
 package raft
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-8da499c8/raft/internal/snapshot"
 )
 
 // StateMachine is what the cluster replicates: the application's state, which
@@ -22,10 +27,13 @@ type StateMachine interface {
 	// result: it reaches the proposer as [*ApplyError] and stops nothing.
 	Apply(command []byte) (response []byte, err error)
 
-	// Snapshot returns the whole state.
+	// Snapshot returns the whole state. It is called between two commands, which
+	// wait for it. An error means that there is no snapshot this time, and stops
+	// nothing.
 	Snapshot() ([]byte, error)
 
-	// Restore replaces the whole state by that of a snapshot.
+	// Restore replaces the whole state by that of a snapshot, of this member or
+	// of another one, when the node starts or later. An error stops the node.
 	Restore(snapshot []byte) error
 }
 
@@ -51,6 +59,50 @@ type BatchStateMachine interface {
 	ApplyBatch(commands []Command, results []ApplyResult)
 }
 
+// StreamingStateMachine is an optional extension of [StateMachine], found by type
+// assertion, for states that are large: snapshots are written while commands are
+// being applied, and neither written nor read as one piece of memory. Where it is
+// implemented, Snapshot and Restore are not called.
+type StreamingStateMachine interface {
+	// CaptureSnapshot returns a view of the state as it is now, which later
+	// commands do not change. It is called between two applies, which wait for
+	// it: copy on write, a tree that shares its nodes, or a transaction of a
+	// database return fast. The view before it has been closed.
+	CaptureSnapshot() (SnapshotView, error)
+
+	// RestoreFrom replaces the whole state by what a view has written. It must
+	// read up to io.EOF: an error before it, such as of a ctx that ends with the
+	// node, means that the state is not whole, and is to be returned.
+	RestoreFrom(ctx context.Context, r io.Reader) error
+}
+
+// SnapshotView is a state machine's state at one moment.
+type SnapshotView interface {
+	// WriteTo writes the state. It is called once at most, on a goroutine of its
+	// own, while commands are being applied; it should return soon after ctx has
+	// ended. A write that fails is to be returned.
+	WriteTo(ctx context.Context, w io.Writer) error
+
+	// Close lets go of the view. It is called once, in any case.
+	Close() error
+}
+
+// DurableStateMachine is an optional extension of [StateMachine], found by type
+// assertion, for one that keeps its own state on a disk: commands that it has
+// applied before a restart are not applied again, and snapshots are taken only for
+// followers that need one, and by [Node.TakeSnapshot]. It must make durable,
+// together with the effect of a command, the index of that: it implements
+// [BatchStateMachine] to learn that. The index is a part of its snapshots.
+type DurableStateMachine interface {
+	// AppliedIndex returns the index of the last command of which the effect is
+	// there, 0 if there is none. It is called once, by Run.
+	AppliedIndex() (Index, error)
+
+	// Sync makes durable what was applied, and returns the index up to which
+	// everything is. The log is compacted up to there.
+	Sync() (Index, error)
+}
+
 // Result is what a command led to.
 type Result struct {
 	Index    Index  // where it stands in the log
@@ -59,8 +111,12 @@ type Result struct {
 }
 
 // applyTask is a stretch of committed entries for the applier, and who waits
-// for them. The applier and a node that stops share it.
+// for them; or it is to restore a snapshot, or to hand out the state. The applier
+// and a node that stops share it.
 type applyTask struct {
+	restore EntryID      // if not zero
+	capture *captureTask // if not nil
+
 	first, last Index
 	entries     Entries   // all of them; empty: they are to be read
 	terms       stretches // of the log
@@ -84,6 +140,7 @@ type applier struct {
 	batcher   BatchStateMachine // instead, if the machine is one
 	report    func(event any)   // tells the loop
 	stopped   *atomic.Bool      // the node stops: leave the rest of the task
+	ctx       context.Context   // likewise, while a snapshot is restored
 	storage   Storage           // has what is not in memory
 	readBytes int               // how much is read at once
 
@@ -92,9 +149,9 @@ type applier struct {
 	results  []ApplyResult
 }
 
-func newApplier(machine StateMachine, storage Storage, readBytes int, report func(any), stopped *atomic.Bool) *applier {
+func newApplier(ctx context.Context, machine StateMachine, storage Storage, readBytes int, report func(any), stopped *atomic.Bool) *applier {
 	batcher, _ := machine.(BatchStateMachine)
-	return &applier{machine: machine, batcher: batcher, storage: storage, readBytes: readBytes, report: report, stopped: stopped}
+	return &applier{ctx: ctx, machine: machine, batcher: batcher, storage: storage, readBytes: readBytes, report: report, stopped: stopped}
 }
 
 const (
@@ -105,8 +162,21 @@ const (
 	slowChunk = 5 * time.Millisecond
 )
 
-// run applies a task. What is not in memory any more is read piece by piece.
+// run does a task.
 func (a *applier) run(task *applyTask) error {
+	switch {
+	case task.restore != EntryID{}:
+		return a.restore(task)
+	case task.capture != nil:
+		return a.capture(task.capture)
+	default:
+		return a.applyAll(task)
+	}
+}
+
+// applyAll applies entries. What is not in memory any more is read piece by piece,
+// unless a snapshot has taken its place meanwhile.
+func (a *applier) applyAll(task *applyTask) error {
 	a.commands = a.commands[:0]
 	a.size = 1
 	if a.batcher != nil {
@@ -114,6 +184,10 @@ func (a *applier) run(task *applyTask) error {
 	}
 	for next := task.first; next <= task.last; {
 		entries, err := a.entries(task, next)
+		if errors.Is(err, ErrCompacted) {
+			a.report(outrun{task})
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("raft: entries %d to %d of the log cannot be read to apply them: %w", next, task.last, err)
 		}
@@ -121,7 +195,7 @@ func (a *applier) run(task *applyTask) error {
 			return err
 		}
 		next = entries.last() + 1
-		a.report(appliedUpTo{index: next - 1, done: next > task.last})
+		a.report(appliedUpTo{index: next - 1, bytes: entries.Size(), done: next > task.last})
 	}
 	return nil
 }
@@ -227,3 +301,81 @@ func (a *applier) answer(task *applyTask) {
 		}
 	}
 }
+
+// restore has the state machine become what a snapshot says.
+func (a *applier) restore(task *applyTask) (err error) {
+	id := task.restore
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raft: state machine panicked while it restored the snapshot of entry %d: %v\n%s", id.Index, p, debug.Stack())
+		}
+	}()
+	reader, err := a.storage.Snapshots().openSnapshot(id)
+	if isGone(err) { // a newer one has taken its place
+		a.report(outrun{task})
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(a.restoreFrom(reader), reader.Close())
+	}
+	if err != nil {
+		if a.stopped.Load() {
+			return nil
+		}
+		return fmt.Errorf("raft: state machine could not restore the snapshot of entry %d: %w", id.Index, err)
+	}
+	a.report(restored{id, uint64(reader.Info().Size)})
+	return nil
+}
+
+func (a *applier) restoreFrom(reader *snapshot.Reader) error {
+	if streaming, ok := a.machine.(StreamingStateMachine); ok {
+		return streaming.RestoreFrom(a.ctx, reader)
+	}
+	state := make([]byte, reader.DataSize())
+	if _, err := io.ReadFull(reader, state); err != nil {
+		return err
+	}
+	return a.machine.Restore(state)
+}
+
+// capture has the state machine hand out its state, or make it durable.
+func (a *applier) capture(task *captureTask) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raft: state machine panicked while it was asked for a snapshot of entry %d: %v\n%s", task.metadata.Index, p, debug.Stack())
+		}
+	}()
+	if task.syncOnly {
+		index, err := a.machine.(DurableStateMachine).Sync()
+		a.report(synced{index, err})
+		return nil
+	}
+	view, err := a.view()
+	switch {
+	case err != nil:
+		view = nil
+	case view == nil:
+		err = errors.New("the state machine returned neither a view of its state nor an error")
+	}
+	a.report(captured{snapshotJob{task.metadata, view}, err})
+	return nil
+}
+
+func (a *applier) view() (SnapshotView, error) {
+	if streaming, ok := a.machine.(StreamingStateMachine); ok {
+		return streaming.CaptureSnapshot()
+	}
+	state, err := a.machine.Snapshot()
+	return stateView(state), err
+}
+
+// stateView is the view of a state that is in memory as a whole.
+type stateView []byte
+
+func (v stateView) WriteTo(_ context.Context, w io.Writer) error {
+	_, err := w.Write(v)
+	return err
+}
+
+func (v stateView) Close() error { return nil }

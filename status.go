@@ -22,9 +22,13 @@ type Status struct {
 	LastIndex     Index        `json:"last_index"`
 	FirstIndex    Index        `json:"first_index"`    // the first entry that is kept; 0: none is
 	SnapshotIndex Index        `json:"snapshot_index"` // the last index that a snapshot covers; 0: there is none
+	SnapshotBytes uint64       `json:"snapshot_bytes"` // the size of that snapshot
 	DurableIndex  Index        `json:"durable_index"`  // up to here the log is on this node's disk
 	Members       []Member     `json:"members"`
 	Peers         []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
+
+	// Receiving is the snapshot that a leader is sending to this node; nil: none is.
+	Receiving *SnapshotTransfer `json:"receiving,omitempty"`
 
 	// Refused counts the requests of peers that this node turned away since its
 	// start: of another cluster, for another node, from a disk that it does not
@@ -46,6 +50,18 @@ type PeerStatus struct {
 	InflightBytes int           `json:"inflight_bytes"`
 	LastContact   time.Duration `json:"last_contact_ns"` // how long ago it last answered
 	Trouble       string        `json:"trouble,omitempty"`
+
+	// Snapshot is the snapshot that is being sent to it; nil: none is.
+	Snapshot *SnapshotTransfer `json:"snapshot,omitempty"`
+}
+
+// SnapshotTransfer is how far a snapshot has got from a leader to a follower.
+type SnapshotTransfer struct {
+	Peer           NodeID `json:"peer"`  // the other end
+	Index          Index  `json:"index"` // the last entry that it covers
+	Done           uint64 `json:"done"`  // bytes
+	Total          uint64 `json:"total"` // bytes; 0: not known yet
+	BytesPerSecond int64  `json:"bytes_per_second"`
 }
 
 // status describes the driver's state.
@@ -55,8 +71,10 @@ func (d *driver) status(now time.Duration) Status {
 		ID: c.settings.id, Role: c.role, Term: c.currentTerm,
 		Leader: c.leader, LeaderAddress: d.leaderAddress(),
 		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
-		LastIndex: c.log.last(),
-		Members:   append([]Member(nil), c.configuration.members...),
+		LastIndex:     c.log.last(),
+		Members:       append([]Member(nil), c.configuration.members...),
+		SnapshotIndex: c.snapshot.Index, SnapshotBytes: d.compaction.size,
+		Receiving: c.incoming.status(now),
 		Reason:    d.reason(now),
 		Refused:   d.refused,
 	}
@@ -67,7 +85,7 @@ func (d *driver) status(now time.Duration) Status {
 		s.Peers = append(s.Peers, PeerStatus{
 			ID: p.id, Match: p.match, Next: p.next, Replicating: !p.probing,
 			Inflight: len(p.inflight), InflightBytes: p.bytes,
-			LastContact: now - p.contact, Trouble: d.trouble(p),
+			LastContact: now - p.contact, Trouble: d.trouble(p), Snapshot: p.transfer.status(now),
 		})
 	}
 	return s
@@ -78,8 +96,8 @@ func (d *driver) trouble(p *progress) string {
 	if why := d.rejected[p.id]; why != "" {
 		return why
 	}
-	if c := d.core; c.lacksCompacted(p) {
-		return fmt.Sprintf("it needs entries from %d on, and the log starts at %d", p.next, c.log.firstKept())
+	if c := d.core; c.lacksCompacted(p) && p.transfer == nil {
+		return fmt.Sprintf("it needs entries from %d on, and the log starts at %d: it waits for a snapshot", p.next, c.log.firstKept())
 	}
 	return cmp.Or(p.stuck, p.trouble)
 }
@@ -102,6 +120,15 @@ func (d *driver) reason(now time.Duration) string {
 	}
 	if behind := c.commitIndex - d.applied; behind > 0 {
 		add("the state machine has %d committed entries still to apply", behind)
+	}
+	if c.isInstalling() {
+		add("a snapshot is taking the place of the log")
+	}
+	if index := d.compaction.restoring; index > 0 {
+		add("the state machine is restoring the snapshot of entry %d", index)
+	}
+	if why := d.compaction.trouble; why != "" {
+		add("no snapshot could be taken: %s", why)
 	}
 	for _, id := range sortedKeys(d.rejected) {
 		add("%s is turned away: %s", id, d.rejected[id])

@@ -11,9 +11,8 @@ import (
 // one node at a time. An error of any method stops the node with that error,
 // but for [ErrCompacted]; a call that failed is never made again.
 //
-// The node calls Load before anything else. Then Save and Compact come from one
-// goroutine, and Entries from several others, also while Save or Compact runs.
-// Whatever is passed and returned is immutable: neither side changes it later.
+// The node calls Load before anything else. Then Save comes from one goroutine,
+// and Entries from several others, also while Save runs. Whatever is passed and returned is immutable: neither side changes it later.
 //
 // [CheckStorage] checks an implementation.
 type Storage interface {
@@ -29,9 +28,9 @@ type Storage interface {
 	// empty, or reaches beyond what was saved, is an error as well.
 	Entries(first, last Index, maxBytes int) (Entries, error)
 
-	// Compact forgets the entries up to an index, durably. The commit index is
-	// at least as high. An index that was forgotten before changes nothing.
-	Compact(index Index) error
+	// Snapshots returns where the node keeps snapshots, always the same: made by
+	// [NewSnapshotStore] or [NewMemorySnapshotStore].
+	Snapshots() *SnapshotStore
 }
 
 // StorageState is what a Storage keeps, but for the entries, of which it tells
@@ -77,16 +76,24 @@ type TermStart struct {
 	Term  Term
 }
 
-// SaveBatch is what one Save makes durable.
+// SaveBatch is what one Save makes durable. Its parts take effect in this order.
+// One that does not fit the log is an error and changes nothing.
 type SaveBatch struct {
 	HardState *HardState // nil: as before
+	// Compacted is what the log starts behind from now on: the entries up to it
+	// are forgotten, and the commit index is at least as high. If the log has no
+	// entry of that index and term, since it ends before, or has another one
+	// there, which is never committed, all of it is forgotten: a snapshot takes
+	// its place. Zero, or not above what was forgotten before: as before.
+	Compacted EntryID
+	// Entries replace whatever the log now holds from Entries.First() on, which
+	// is at most one beyond the last entry, and never committed. So where a
+	// snapshot has just taken the place of the log, they start right behind
+	// Compacted. Empty: the log stays as it is.
+	Entries Entries
 	// Commit is known to be committed; never falls. What is less than was
 	// saved before, or more than the last index, counts only that far.
 	Commit Index
-	// Entries replace whatever the log holds from Entries.First() on, which is
-	// at most one beyond the last entry, and never committed. Empty: the log
-	// stays as it is.
-	Entries Entries
 }
 
 // HardState is a node's memory of its promises, always saved as one (thesis
@@ -122,13 +129,17 @@ type ConfigurationEntry struct {
 type MemoryStorage struct {
 	mu        sync.Mutex
 	hardState HardState
-	commit    Index
-	compacted EntryID
-	runs      []run // the elements below len are never overwritten: readers share them
+	memoryLog
+	snapshots *SnapshotStore
 }
 
 // NewMemoryStorage returns an empty MemoryStorage.
-func NewMemoryStorage() *MemoryStorage { return new(MemoryStorage) }
+func NewMemoryStorage() *MemoryStorage {
+	return &MemoryStorage{snapshots: NewMemorySnapshotStore()}
+}
+
+// Snapshots returns a store that is in memory as well.
+func (s *MemoryStorage) Snapshots() *SnapshotStore { return s.snapshots }
 
 // Load returns what was saved.
 func (s *MemoryStorage) Load() (StorageState, error) {
@@ -139,24 +150,23 @@ func (s *MemoryStorage) Load() (StorageState, error) {
 	return state, nil
 }
 
-// Save keeps the batch. It returns [ErrInvalidMessage] for entries that do not
-// continue the log, or that would replace committed ones.
+// Save keeps the batch. It returns [ErrInvalidMessage] for one that does not fit
+// the log: entries behind a gap, or what is in conflict with committed ones.
 func (s *MemoryStorage) Save(batch SaveBatch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if first := batch.Entries.First(); first > 0 {
-		if first <= max(s.commit, s.compacted.Index) || first > s.last()+1 {
-			return fmt.Errorf("%w: entries at %d do not continue a log that ends at %d and is committed up to %d", ErrInvalidMessage, first, s.last(), s.commit)
-		}
-		if first <= s.last() {
-			s.runs = Entries{s.runs}.upTo(first - 1).runs // clipped: the next append copies
-		}
-		s.runs = append(s.runs, batch.Entries.runs...)
+	log := s.memoryLog
+	if err := log.compact(batch.Compacted); err != nil {
+		return err
 	}
+	if err := log.append(batch.Entries); err != nil {
+		return err
+	}
+	log.commit = max(log.commit, min(batch.Commit, log.last()))
+	s.memoryLog = log
 	if batch.HardState != nil {
 		s.hardState = batch.HardState.clone()
 	}
-	s.commit = max(s.commit, min(batch.Commit, s.last()))
 	return nil
 }
 
@@ -174,24 +184,52 @@ func (s *MemoryStorage) Entries(first, last Index, maxBytes int) (Entries, error
 	return Entries{runs}.from(first, maxBytes).upTo(last), nil
 }
 
-// Compact forgets the entries up to an index. It returns [ErrInvalidMessage]
-// for one that is not committed.
-func (s *MemoryStorage) Compact(index Index) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case index <= s.compacted.Index:
+// memoryLog is the log of a MemoryStorage. Changing one does not change its
+// copies.
+type memoryLog struct {
+	commit    Index
+	compacted EntryID
+	runs      []run // the elements below len are never overwritten: readers share them
+}
+
+// compact does to the log what [SaveBatch] says of Compacted.
+func (l *memoryLog) compact(to EntryID) error {
+	if to.Index <= l.compacted.Index {
 		return nil
-	case index > s.commit:
-		return fmt.Errorf("%w: entry %d to forget of a log that is committed up to %d", ErrInvalidMessage, index, s.commit)
 	}
-	term := s.runs[Entries{s.runs}.position(index)].term
-	s.runs = slices.Clone(Entries{s.runs}.from(index+1, math.MaxInt).runs) // the old ones become free
-	s.compacted = EntryID{index, term}
+	switch has := to.Index <= l.last() && l.term(to.Index) == to.Term; {
+	case has:
+		l.runs = slices.Clone(Entries{l.runs}.from(to.Index+1, math.MaxInt).runs) // the old ones become free
+	case to.Index <= l.commit:
+		return fmt.Errorf("%w: a log that is committed up to %d has no entry %d of term %d to start behind", ErrInvalidMessage, l.commit, to.Index, to.Term)
+	default:
+		l.runs = nil
+	}
+	l.compacted = to
+	l.commit = max(l.commit, to.Index)
 	return nil
 }
 
-func (s *MemoryStorage) last() Index { return max(s.compacted.Index, Entries{s.runs}.last()) }
+// append does to the log what [SaveBatch] says of Entries.
+func (l *memoryLog) append(entries Entries) error {
+	first := entries.First()
+	if first == 0 {
+		return nil
+	}
+	if first <= l.commit || first > l.last()+1 {
+		return fmt.Errorf("%w: entries at %d do not continue a log that ends at %d and is committed up to %d", ErrInvalidMessage, first, l.last(), l.commit)
+	}
+	if first <= l.last() {
+		l.runs = Entries{l.runs}.upTo(first - 1).runs // clipped: the next append copies
+	}
+	l.runs = append(l.runs, entries.runs...)
+	return nil
+}
+
+func (l *memoryLog) last() Index { return max(l.compacted.Index, Entries{l.runs}.last()) }
+
+// term returns the term of an entry that the log has.
+func (l *memoryLog) term(index Index) Term { return l.runs[Entries{l.runs}.position(index)].term }
 
 func (h HardState) clone() HardState {
 	h.Contacts = slices.Clone(h.Contacts)

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 )
 
 // CheckStorage checks an implementation of [Storage], for tests of that. It
-// saves, reads, replaces and compacts entries, and after each step it looks
+// saves, reads, replaces and forgets entries, and after each step it looks
 // whether all is there, as well as after a restart: open returns the storage as
 // a node that starts would find it, an empty one at first. Before open is called
 // again the storage at hand is closed, if it has a method Close() error, and not
@@ -24,7 +25,7 @@ func CheckStorage(open func() (Storage, error)) error {
 	c := &storageCheck{open: open, did: "nothing"}
 	for _, part := range []func(){
 		c.checkEmpty, c.checkSaving, c.checkReplacing, c.checkRefusing, c.checkSizes,
-		c.checkReadingMeanwhile, c.checkCompacting,
+		c.checkReadingMeanwhile, c.checkCompacting, c.checkReplacingTheLog, c.checkRefusingToCompact,
 	} {
 		if part(); c.ended {
 			break
@@ -41,7 +42,7 @@ type storageCheck struct {
 	did     string // the last step
 
 	state   StorageState // but for Last and Terms
-	entries []LogEntry   // all of them, what is compacted too
+	entries []LogEntry   // all of them, from 1 on; those that are compacted mean nothing
 
 	mu       sync.Mutex
 	problems []error
@@ -116,13 +117,8 @@ func (c *storageCheck) checkReplacing() {
 func (c *storageCheck) checkRefusing() {
 	last := c.last()
 	state := HardState{ID: "a", Term: 99, Incarnation: 9}
-	gap := SaveBatch{HardState: &state, Commit: last, Entries: c.make(last+2, 9, 1)}
-	c.did = fmt.Sprintf("Save of entry %d behind entry %d", last+2, last)
-	if c.storage.Save(gap) == nil {
-		c.problem("want an error, got none")
-	}
-	c.did += " and a restart"
-	if c.reopen(); c.ended {
+	c.refuse(fmt.Sprintf("entry %d behind entry %d", last+2, last), SaveBatch{HardState: &state, Commit: last, Entries: c.make(last+2, 9, 1)})
+	if c.ended {
 		return
 	}
 	for _, r := range []struct{ first, last Index }{{0, 0}, {0, 1}, {3, 2}, {last + 1, last + 1}, {1, last + 1}, {last, math.MaxUint64}, {last + 2, last + 1}} {
@@ -172,23 +168,56 @@ func (c *storageCheck) checkReadingMeanwhile() {
 
 // checkCompacting forgets entries, some and all of them.
 func (c *storageCheck) checkCompacting() {
-	c.save("a commit index", SaveBatch{Commit: c.last() - 5})
+	state := HardState{ID: "a", Term: 9, Incarnation: 9}
+	c.save("a commit index", SaveBatch{Commit: c.last() - 15})
 	c.compact(1)
 	c.compact(5)
 	c.compact(5)
 	c.compact(2)
-	c.save("an entry to a compacted log", SaveBatch{Entries: c.make(c.last()+1, 9, 8)})
+	c.save("entries and a Compacted of before", SaveBatch{HardState: &state, Compacted: EntryID{3, 99}, Entries: c.make(c.last()+1, 9, 8)})
 	c.save("an entry in place of the last one of a compacted log", SaveBatch{Entries: c.make(c.last(), 9, 9)})
 	for forget := c.state.Compacted.Index + 400; forget < 2000 && !c.ended; forget += 400 {
-		c.step(fmt.Sprintf("Compact(%d) while Entries runs", forget), func() (err error) {
-			c.readMeanwhile(forget, c.last(), func() { err = c.forget(forget) })
-			return err
-		})
+		c.saveMeanwhile(fmt.Sprintf("Compacted %d", forget), SaveBatch{Compacted: c.id(forget)})
 	}
-	c.save("all as committed", SaveBatch{Commit: c.last()})
+	state.VotedFor = "c"
+	c.save("all there is, with entries behind the last one", SaveBatch{HardState: &state, Compacted: c.id(c.state.Commit - 1), Entries: c.make(c.last()+1, 9, 1, 2), Commit: c.state.Commit + 1})
+	c.save("a Compacted beyond the commit index", SaveBatch{Compacted: c.id(c.state.Commit + 2)})
+	c.save("a Compacted with entries in place of others", SaveBatch{Compacted: c.id(c.state.Commit + 1), Entries: c.make(c.last()-1, 9, 3, 4, 5)})
+	c.save("a Compacted with entries in place of all the others", SaveBatch{Compacted: c.id(c.state.Commit + 1), Entries: c.make(c.state.Commit+2, 9, 6, 7)})
 	c.compact(c.last())
 	c.save("a vote to a log of nothing but what is compacted", SaveBatch{HardState: &HardState{ID: "a", Term: 10, VotedFor: "a", Incarnation: 9}})
 	c.save("entries behind the compacted ones", SaveBatch{Entries: c.make(c.last()+1, 10, 1, 2, 3)})
+	c.save("entries behind the last one, which is compacted", SaveBatch{Compacted: c.id(c.last()), Entries: c.make(c.last()+1, 10, 4, 5, 6), Commit: c.last() + 2})
+}
+
+// checkReplacingTheLog has snapshots take the place of the log.
+func (c *storageCheck) checkReplacingTheLog() {
+	state := HardState{ID: "a", Term: 20, Incarnation: 9}
+	c.save("a Compacted behind the last entry", SaveBatch{HardState: &state, Compacted: EntryID{c.last() + 10, 11}})
+	c.save("entries behind a snapshot", SaveBatch{Entries: c.make(c.last()+1, 11, 1, 2, 3, 4, 5)})
+	c.save("a Compacted of another term", SaveBatch{Compacted: EntryID{c.last() - 2, 12}, Commit: c.last()})
+	c.save("entries behind a snapshot in place of others", SaveBatch{Entries: c.make(c.last()+1, 12, 1, 2, 3, 4, 5)})
+	c.save("a Compacted of another term for the last entry", SaveBatch{Compacted: EntryID{c.last(), 13}})
+	c.save("many entries behind a snapshot", SaveBatch{Entries: c.make(c.last()+1, 13, make([]int, 200)...), Commit: c.last() + 100})
+	state.VotedFor = "b"
+	c.save("all there is, with a Compacted of another term", SaveBatch{HardState: &state, Compacted: EntryID{c.last() - 50, 14}, Entries: c.make(c.last()-49, 14, 1, 2, 3), Commit: c.last() - 48})
+	state.VotedFor = "c"
+	c.save("all there is, with a Compacted behind the last entry", SaveBatch{HardState: &state, Compacted: EntryID{c.last() + 100, 15}, Entries: c.make(c.last()+101, 15, 1, 2, 3), Commit: c.last() + 1000})
+	c.save("an entry behind that", SaveBatch{Entries: c.make(c.last()+1, 15, 9)})
+	c.save("a thousand entries", SaveBatch{Entries: c.make(c.last()+1, 15, make([]int, 1000)...)})
+	c.saveMeanwhile("a Compacted behind the last entry", SaveBatch{Compacted: EntryID{c.last() + 1, 16}})
+	c.save("entries of two terms behind that", SaveBatch{Entries: MakeEntries(append(c.list(c.last()+1, 16, 1, 2, 3), c.list(c.last()+4, 17, 4)...)...), Commit: c.last() + 2})
+}
+
+// checkRefusingToCompact hands out batches whose Compacted does not fit the log,
+// or the entries.
+func (c *storageCheck) checkRefusingToCompact() {
+	state := HardState{ID: "a", Term: 99, Incarnation: 9}
+	last, commit := c.last(), c.state.Commit
+	c.refuse("a Compacted of another term for a committed entry", SaveBatch{HardState: &state, Compacted: EntryID{commit, 18}})
+	c.refuse("an entry that is compacted in the same batch", SaveBatch{HardState: &state, Compacted: c.id(last - 1), Entries: c.make(last-1, 18, 1)})
+	c.refuse("a Compacted of another term with entries that go on behind the last one", SaveBatch{HardState: &state, Compacted: EntryID{last - 1, 18}, Entries: c.make(last+1, 18, 1)})
+	c.refuse("a Compacted behind the last entry with entries that do not go on there", SaveBatch{HardState: &state, Compacted: EntryID{last + 5, 18}, Entries: c.make(last+1, 18, 1)})
 }
 
 // What steps are made of.
@@ -225,6 +254,13 @@ func (c *storageCheck) keep(batch SaveBatch) {
 	if batch.HardState != nil {
 		c.state.HardState = batch.HardState.clone()
 	}
+	if to := batch.Compacted; to.Index > c.state.Compacted.Index {
+		if to.Index > c.last() || c.id(to.Index) != to {
+			c.entries = make([]LogEntry, to.Index)
+		}
+		c.state.Compacted = to
+		c.state.Commit = max(c.state.Commit, to.Index)
+	}
 	if first := batch.Entries.First(); first > 0 {
 		c.entries = slices.Clip(c.entries[:first-1]) // whoever reads shares what is behind
 		c.entries = slices.AppendSeq(c.entries, batch.Entries.All())
@@ -232,16 +268,36 @@ func (c *storageCheck) keep(batch SaveBatch) {
 	c.state.Commit = max(c.state.Commit, min(batch.Commit, c.last()))
 }
 
-// compact forgets entries and looks at the result.
-func (c *storageCheck) compact(index Index) {
-	c.step(fmt.Sprintf("Compact(%d)", index), func() error { return c.forget(index) })
+// saveMeanwhile saves a batch that forgets entries, while these are read.
+func (c *storageCheck) saveMeanwhile(what string, batch SaveBatch) {
+	c.step("Save of "+what+" while Entries runs", func() (err error) {
+		c.readMeanwhile(batch.Compacted.Index, c.last(), func() {
+			err = c.storage.Save(batch)
+			c.keep(batch)
+		})
+		return err
+	})
 }
 
-func (c *storageCheck) forget(index Index) error {
-	if index > c.state.Compacted.Index {
-		c.state.Compacted = EntryID{index, c.entries[index-1].Term}
+// compact forgets entries and looks at the result.
+func (c *storageCheck) compact(index Index) {
+	c.save(fmt.Sprintf("Compacted %d", index), SaveBatch{Compacted: c.id(index)})
+}
+
+// id returns that of an entry.
+func (c *storageCheck) id(index Index) EntryID { return EntryID{index, c.entries[index-1].Term} }
+
+// refuse saves a batch that does not fit, and looks whether anything has changed.
+func (c *storageCheck) refuse(what string, batch SaveBatch) {
+	if c.ended {
+		return
 	}
-	return c.storage.Compact(index)
+	c.did = "Save of " + what
+	if c.storage.Save(batch) == nil {
+		c.problem("want an error, got none")
+	}
+	c.did += " and a restart"
+	c.reopen()
 }
 
 // step does something and looks at the result, before a restart and after.
@@ -385,18 +441,19 @@ func (c *storageCheck) readMeanwhile(forgotten, last Index, do func()) {
 	for reader := range readers {
 		random := rand.New(rand.NewPCG(uint64(reader), uint64(last)))
 		group.Go(func() {
-			for {
+			for ended := false; !ended; {
+				select {
+				case <-stop:
+					ended = true // and one more, of what there is now
+				default:
+					runtime.Gosched() // whoever saves needs a turn, too
+				}
 				first := compacted + 1 + Index(random.Uint64N(uint64(last-compacted)))
 				end := first + Index(random.Uint64N(uint64(last-first)+1))
 				_, err := compareEntries(storage, log, first, end, 1<<random.IntN(20))
 				if err != nil && (first > forgotten || !errors.Is(err, ErrCompacted)) {
 					c.problem("%w", err)
 					return
-				}
-				select {
-				case <-stop:
-					return
-				default:
 				}
 			}
 		})

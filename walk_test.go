@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,8 +26,9 @@ func newWalk(t *testing.T, seed uint64, names string) *walk {
 func startWalk(r *rig, seed uint64) *walk {
 	r.seed = seed
 	r.cache = []int{32 << 20, 1, 400}[seed%3] // bytes
+	r.every, r.sync, r.trail = []int{0, 2, 6}[seed/3%3], []int64{0, 60}[seed/2%2], 1+int(seed%3)
 	r.tune = func(s *coreSettings) {
-		s.maxInflightMessages, s.maxBatchBytes, s.maxInflightBytes = 4, 40, 100
+		s.maxInflightMessages, s.maxBatchBytes, s.maxInflightBytes, s.chunkBytes = 4, 40, 100, 120
 	}
 	for _, id := range r.ids {
 		r.start(id)
@@ -51,6 +53,8 @@ func (w *walk) act() {
 		w.apply(id)
 	case p < 800:
 		w.read(id)
+	case p < 840:
+		w.workOnSnapshots(id)
 	case p < 940:
 		w.elapse()
 	case p < 970:
@@ -71,6 +75,8 @@ func (w *walk) act() {
 		w.crash(id)
 	case p < 991:
 		w.crashAfterWrite(id)
+	case p < 993:
+		w.wantSnapshot(id, func(Index, error) {})
 	default:
 		if !w.up(id) {
 			w.restart(id)
@@ -117,6 +123,7 @@ func (w *walk) elapse() {
 		if w.up(id) && w.core(id).deadline() <= w.now && w.random.IntN(4) > 0 {
 			w.do(id)
 		}
+		w.expire(id)
 	}
 }
 
@@ -154,8 +161,9 @@ func (w *walk) finish() {
 		case o.err == nil:
 			require.Equal(w.t, 1, n, "%s was acknowledged and is gone", w.texts[i])
 			require.Equal(w.t, "did "+w.texts[i], string(o.result.Response))
-			term, _ := w.core(w.leader()).log.term(o.result.Index)
-			require.Equal(w.t, o.result.Term, term)
+			if term, kept := w.core(w.leader()).log.term(o.result.Index); kept {
+				require.Equal(w.t, o.result.Term, term)
+			}
 		default:
 			_, unknown := o.err.(*OutcomeUnknownError)
 			if !unknown {
@@ -171,17 +179,20 @@ func TestRandomWalks(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		seeds = 20
 	}
+	var came atomic.Int64
+	t.Cleanup(func() { require.Positive(t, came.Load(), "no snapshot was ever sent and received") })
 	for i := range 4 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			for seed := i; seed < seeds; seed += 4 {
-				randomWalk(t, uint64(seed))
+				came.Add(int64(randomWalk(t, uint64(seed))))
 			}
 		})
 	}
 }
 
-func randomWalk(t *testing.T, seed uint64) {
+// randomWalk returns how many snapshots arrived at a node.
+func randomWalk(t *testing.T, seed uint64) int {
 	defer func() {
 		if p := recover(); p != nil {
 			panic(fmt.Sprintf("seed %d: %v", seed, p))
@@ -199,4 +210,5 @@ func randomWalk(t *testing.T, seed uint64) {
 		w.act()
 	}
 	w.finish()
+	return w.came
 }

@@ -104,9 +104,9 @@ var usual = [FaultKinds]struct {
 	lasts  time.Duration
 	perMin float64
 }{
-	Isolate: {1500 * time.Millisecond, 50}, Split: {2 * time.Second, 40}, OneWay: {1500 * time.Millisecond, 60},
+	Isolate: {1500 * time.Millisecond, 50}, Split: {1500 * time.Millisecond, 40}, OneWay: {1500 * time.Millisecond, 60},
 	Flap: {1500 * time.Millisecond, 40}, BadLink: {2 * time.Second, 60}, BadNetwork: {2 * time.Second, 20},
-	Clog: {500 * time.Millisecond, 60}, Kill: {700 * time.Millisecond, 60}, PowerCut: {700 * time.Millisecond, 60},
+	Clog: {500 * time.Millisecond, 60}, Kill: {1500 * time.Millisecond, 50}, PowerCut: {1500 * time.Millisecond, 50},
 	Blackout: {500 * time.Millisecond, 15}, Pause: {time.Second, 40}, Freeze: {time.Second, 40},
 	Drift: {5 * time.Second, 30}, Leap: {0, 40}, SlowDisk: {2 * time.Second, 40},
 	HungDisk: {time.Second, 40}, BadDisk: {time.Second, 25}, SlowApply: {2 * time.Second, 40},
@@ -117,7 +117,7 @@ var usual = [FaultKinds]struct {
 // without a certain fault, or only with many of one kind, is found as well.
 func DrawPlan(random *rand.Rand, n int, until time.Duration) Plan {
 	var plan Plan
-	often := 3 * random.Float64()
+	often := 2 * random.Float64()
 	for kind := range FaultKinds {
 		if random.IntN(3) == 0 {
 			continue

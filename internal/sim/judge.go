@@ -5,17 +5,18 @@ import "fmt"
 // Observation is what a judge is shown of a node: the numbers of Raft, and a way
 // to look at its log.
 type Observation struct {
-	Node    int
-	Life    int // counts its processes
-	Term    uint64
-	Vote    uint64 // whom it voted for in Term; 0: nobody, else any number for each
-	OnDisk  Ballot // what it has made durable of these two
-	Leads   bool
-	Commit  uint64
-	Applied uint64
-	First   uint64 // of the log, with what is compacted taken off
-	Last    uint64
-	Memory  int // bytes that it holds in queues and caches
+	Node      int
+	Life      int // counts its processes
+	Term      uint64
+	Vote      uint64 // whom it voted for in Term; 0: nobody, else any number for each
+	OnDisk    Ballot // what it has made durable of these two
+	Leads     bool
+	Commit    uint64
+	Applied   uint64
+	First     uint64 // of the log, with what is compacted taken off
+	Last      uint64
+	Forgotten uint64 // the term of the entry before First; 0: none was forgotten
+	Memory    int    // bytes that it holds in queues and caches
 	// Entry returns the term of an entry, and a digest of it with its term.
 	Entry func(index uint64) (term, digest uint64)
 }
@@ -81,6 +82,7 @@ func (j *Judge) Observe(o Observation) {
 	j.oneLeader(o)
 	j.logMatching(o, k)
 	j.commitsStay(o, k)
+	j.forgetsCommitted(o)
 	j.leaderIsComplete(o, k)
 	j.memoryIsBounded(o)
 	k.last = o
@@ -142,7 +144,7 @@ func (j *Judge) logMatching(o Observation, k *known) {
 		}
 		before = term
 	}
-	if k.checked = o.Last; o.Last > 0 {
+	if k.checked, k.term = o.Last, o.Forgotten; o.Last >= o.First && o.Last > 0 {
 		k.term, _ = o.Entry(o.Last)
 	}
 }
@@ -166,6 +168,17 @@ func (j *Judge) commitsStay(o Observation, k *known) {
 			return
 		}
 		j.committed = append(j.committed, commitment{term, digest, o.Term})
+	}
+}
+
+// forgetsCommitted: what a log has forgotten was committed, and is what all others
+// have committed there (§5.1).
+func (j *Judge) forgetsCommitted(o Observation) {
+	if o.First <= 1 {
+		return
+	}
+	if n := uint64(len(j.committed)); o.First-1 > n || j.committed[o.First-2].term != o.Forgotten {
+		j.Accuse("only what is committed is forgotten", "node %d has forgotten entry %d of term %d, of %d that were ever seen committed", o.Node, o.First-1, o.Forgotten, n)
 	}
 }
 

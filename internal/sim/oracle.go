@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,12 @@ type Store struct{ values map[string]string }
 
 // NewStore returns an empty store.
 func NewStore() *Store { return &Store{map[string]string{}} }
+
+// StoreOf returns a store with these values.
+func StoreOf(values map[string]string) *Store { return &Store{maps.Clone(values)} }
+
+// Values returns what the registers hold.
+func (s *Store) Values() map[string]string { return maps.Clone(s.values) }
 
 // Apply executes a command and returns the answer. Commands are words:
 //
@@ -107,6 +114,22 @@ func (o *Oracle) Apply(node, n int, a Applied) error {
 		}
 		o.at[a.Command] = n
 		o.applied = append(o.applied, a)
+	}
+	return nil
+}
+
+// Restored notes that a node's state machine was restored: it has the state after
+// the first n commands.
+func (o *Oracle) Restored(node, n int, s *Store) error {
+	if n > len(o.applied) {
+		return fmt.Errorf("state machine safety: node %d restores a state of %d commands, and only %d were ever applied", node, n, len(o.applied))
+	}
+	want := NewStore()
+	for _, a := range o.applied[:n] {
+		want.Apply(a.Command)
+	}
+	if !maps.Equal(want.values, s.values) {
+		return fmt.Errorf("state machine safety: node %d restores %v as the state of %d commands, which is %v", node, s.values, n, want.values)
 	}
 	return nil
 }

@@ -51,8 +51,8 @@ func TestReadIsBounded(t *testing.T) {
 // told is an entry that says what it is.
 func told(index, term uint64) string { return fmt.Sprintf("entry %d of term %d", index, term) }
 
-// TestReadBesideAppend reads from several goroutines what others append, replace
-// and compact, and goes on while the log is closed.
+// TestReadBesideAppend reads from several goroutines what others append, replace,
+// compact and start anew, and goes on while the log is closed.
 func TestReadBesideAppend(t *testing.T) {
 	log, _, err := Open(vfs.NewMemory(), "log", Options{SegmentBytes: 2 << 10})
 	require.NoError(t, err)
@@ -82,8 +82,13 @@ func TestReadBesideAppend(t *testing.T) {
 			term++
 		}
 		require.NoError(t, log.Append(Batch{Runs: []Run{newRun(term, first, told(first, term), told(first+1, term))}}))
+		if i%170 == 0 {
+			term++
+			first += random.Uint64N(20) // in the log, or behind it
+			require.NoError(t, log.Append(Batch{Compact: Position{first, term}, Runs: []Run{newRun(term, first+1, told(first+1, term))}}))
+		}
 		if i%50 == 0 {
-			require.NoError(t, log.Compact(Position{first, term}))
+			require.NoError(t, log.Append(Batch{Compact: Position{first, term}}))
 		}
 	}
 	closing.Store(true)
@@ -157,7 +162,7 @@ func TestCloseWaitsForTheBackground(t *testing.T) {
 	for log.active().number < 6 {
 		require.NoError(t, log.Append(batchOf(log.index.last.Index+1, 300).batch))
 	}
-	require.NoError(t, log.Compact(log.Contents().Last))
+	require.NoError(t, log.Append(Batch{Compact: log.Contents().Last}))
 	closed := make(chan error)
 	go func() { closed <- log.Close() }()
 	for gate.Waiting() < 2 {
@@ -179,7 +184,7 @@ func TestFailedRemoval(t *testing.T) {
 		require.NoError(t, log.Append(batchOf(log.index.last.Index+1, 300).batch))
 	}
 	disk.Inject(vfs.Nth(vfs.OpRemove, 2, vfs.ErrIO))
-	require.NoError(t, log.Compact(log.Contents().Last))
+	require.NoError(t, log.Append(Batch{Compact: log.Contents().Last}))
 	for err == nil {
 		err = log.Append(Batch{State: []byte("vote")})
 	}
@@ -206,7 +211,7 @@ func TestOpenAndCloseLeakNothing(t *testing.T) {
 		require.Equal(t, uint64(i), contents.Last.Index)
 		require.NoError(t, log.Append(batchOf(uint64(i+1), 200).batch))
 		if i%20 == 19 {
-			require.NoError(t, log.Compact(Position{uint64(i), 1}))
+			require.NoError(t, log.Append(Batch{Compact: Position{uint64(i), 1}}))
 		}
 		require.NoError(t, log.Close())
 		if i == 5 {
@@ -238,7 +243,6 @@ func TestCloseTwice(t *testing.T) {
 	require.NoError(t, log.Append(batchOf(1, 10).batch))
 	require.NoError(t, log.Close())
 	require.ErrorIs(t, log.Append(batchOf(2, 10).batch), errClosed)
-	require.ErrorIs(t, log.Compact(Position{1, 1}), errClosed)
 	_, err = log.Read(1, 1, 10)
 	require.ErrorIs(t, err, os.ErrClosed)
 	require.ErrorIs(t, log.Close(), errClosed)

@@ -2,7 +2,6 @@ package wal
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
@@ -160,8 +159,8 @@ func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
 	require.NoError(c.t, log.release())
 }
 
-// workload is 200 steps of all kinds, with many rotations.
-func workload() []step { return newGenerator(7, 2<<10).steps(200) }
+// workload is 200 steps with many rotations. The first few are of all kinds.
+func workload() []step { return newGenerator(921, 2<<10).steps(200) }
 
 // TestCrashAtEveryOperation is the promise of the package: whatever was
 // acknowledged is there after a crash, and a batch is there as a whole or not at
@@ -172,14 +171,47 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	if brief() {
 		steps = steps[:60]
 	}
-	kinds := make(map[string]int)
+	kinds, w := make(map[string]int), &twin{}
 	for _, s := range steps {
-		kinds[strings.Fields(s.String())[0]]++
+		kinds[w.kind(s)]++
+		w = w.after(s)
 	}
+	require.Len(t, kinds, 8, "all kinds of steps: %v", kinds)
 	c := newCrasher(t, 2<<10)
 	names := c.run(steps)
 	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
 	require.Greater(t, names, len(steps)/15)
+}
+
+// TestS1NewStartIsWhole: a snapshot takes the place of a log that ends before it,
+// or that is in conflict with it, along with a vote and entries behind it. A crash
+// at any operation, those of the recovery too, leaves all of it or nothing, while
+// the segments of before are removed.
+func TestS1NewStartIsWhole(t *testing.T) {
+	t.Parallel()
+	conflicting := step{batch: Batch{State: []byte("term 1"), Runs: []Run{newRun(1, 1, "1", "2", "3", "4", "5")}, Commit: 3}}
+	long := []step{conflicting}
+	for i := uint64(6); i < 20; i++ {
+		long = append(long, batchOf(i, 200))
+	}
+	for name, steps := range map[string][]step{
+		"behind the end":                 {conflicting, {batch: Batch{State: []byte("term 2"), Compact: Position{8, 2}}}},
+		"behind the end, with entries":   {conflicting, {batch: Batch{State: []byte("term 2"), Compact: Position{8, 2}, Runs: []Run{newRun(2, 9, "9", "10")}, Commit: 9}}},
+		"conflict":                       {conflicting, {batch: Batch{State: []byte("term 2"), Compact: Position{4, 2}}}},
+		"conflict of the last one":       {conflicting, {batch: Batch{Compact: Position{5, 2}}}, {batch: Batch{Runs: []Run{newRun(2, 6, "6")}}}},
+		"conflict, with entries":         {conflicting, {batch: Batch{State: []byte("term 2"), Compact: Position{4, 2}, Runs: []Run{newRun(2, 5, "5"), newRun(3, 6, "6")}, Commit: 99}}},
+		"conflict of many segments":      append(long[:len(long):len(long)], step{batch: Batch{State: []byte("term 2"), Compact: Position{17, 2}, Runs: []Run{newRun(2, 18, "18")}}}),
+		"behind the end of several":      append(long[:len(long):len(long)], step{batch: Batch{Compact: Position{30, 2}}}, step{batch: Batch{Runs: []Run{newRun(2, 31, "31")}}}),
+		"a prefix of many segments":      append(long[:len(long):len(long)], step{batch: Batch{State: []byte("term 2"), Compact: Position{17, 1}, Runs: []Run{newRun(2, 19, "19")}}}),
+		"a prefix, and all that is left": {conflicting, {batch: Batch{Compact: Position{4, 1}, Runs: []Run{newRun(2, 5, "another 5")}}}},
+	} {
+		c := newCrasher(t, 1<<10)
+		c.scattered, c.deep = 2, len(steps) < 5 && !brief()
+		c.run(steps)
+		want := steps[len(steps)-1].batch
+		t.Logf("%s: %d crashes, all recovered", name, c.cases)
+		require.True(t, want.Compact.Index == 0 || c.acked.compacted == want.Compact, name)
+	}
 }
 
 // TestCrashWithBackground is that of a log which makes and removes files in the

@@ -35,19 +35,43 @@ func specimenSteps() []step {
 		{batch: Batch{Commit: 2, Runs: []Run{newRun(1, 4, "four"), newRun(2, 5, "five", "six")}}},
 		{batch: Batch{State: []byte("term 3"), Runs: []Run{newRun(3, 5, "another five")}}},
 		{batch: Batch{Runs: []Run{newRun(3, 6, "six again", "seven")}, Commit: 5}},
-		{compact: Position{2, 1}},
+		{batch: Batch{Compact: Position{2, 1}}},
 		{batch: Batch{State: []byte("term 4")}},
 	}
 	for i := uint64(8); i < 30; i++ {
 		steps = append(steps, step{batch: Batch{Runs: []Run{newRun(4, i, fmt.Sprintf("entry %d of a few bytes, which make it fill some of the space", i))}}})
 	}
-	steps = append(steps, step{compact: Position{12, 4}})
+	steps = append(steps, step{batch: Batch{Compact: Position{12, 4}}})
 	return append(steps, step{batch: Batch{Runs: []Run{newRun(5, 28, "the new 28"), newRun(5, 29, "the new 29")}, Commit: 20}})
 }
 
-// newSpecimen makes a log of the first steps. It is closed, or the machine
-// crashes behind the last one.
+// newSpecimen makes a log of the first steps.
 func newSpecimen(t testing.TB, name string, steps int, closed bool, random uint64) *specimen {
+	return specimenOf(t, name, specimenSteps()[:steps], closed, random)
+}
+
+// startedAnewSteps have a log start anew, twice, and compact it, with all that a
+// batch can have beside.
+func startedAnewSteps() []step {
+	steps := specimenSteps()[:4]
+	steps = append(steps,
+		step{batch: Batch{State: []byte("term 4"), Compact: Position{6, 4}, Runs: []Run{newRun(4, 7, "seven behind a snapshot")}, Commit: 7}},
+		step{batch: Batch{Compact: Position{31, 4}}})
+	for i := uint64(32); i < 41; i++ {
+		steps = append(steps, step{batch: Batch{Runs: []Run{newRun(4, i, fmt.Sprintf("entry %d of a few bytes, which make it fill some of the space", i))}}})
+	}
+	return append(steps,
+		step{batch: Batch{State: []byte("term 7"), Compact: Position{35, 4}, Runs: []Run{newRun(7, 40, "the new 40")}, Commit: 37}},
+		step{batch: Batch{Runs: []Run{newRun(7, 41, "the new 41")}}})
+}
+
+func newStartedAnew(t testing.TB, closed bool) *specimen {
+	return specimenOf(t, "started anew", startedAnewSteps(), closed, 0)
+}
+
+// specimenOf makes a log. It is closed, or the machine crashes behind the last
+// step.
+func specimenOf(t testing.TB, name string, steps []step, closed bool, random uint64) *specimen {
 	s := &specimen{name: fmt.Sprintf("%s, closed %v", name, closed), want: &twin{}}
 	options := inline(1 << 10)
 	salt := options.Random
@@ -55,7 +79,7 @@ func newSpecimen(t testing.TB, name string, steps int, closed bool, random uint6
 	disk := vfs.NewMemory()
 	log, _, err := Open(disk, "log", options)
 	require.NoError(t, err)
-	for _, step := range specimenSteps()[:steps] {
+	for _, step := range steps {
 		log, err = take(disk, log, options, step)
 		require.NoError(t, err)
 		s.before, s.want = s.want, s.want.after(step)
@@ -124,7 +148,7 @@ func specimens(t *testing.T) []*specimen {
 	return []*specimen{
 		newSpecimen(t, "one segment", 4, false, 0), newSpecimen(t, "one segment", 4, true, 0),
 		newSpecimen(t, "several segments", 30, false, 0), newSpecimen(t, "several segments", 30, true, 0),
-		newInterrupted(t, 0, 0), newInterrupted(t, 4, 0),
+		newInterrupted(t, 0, 0), newInterrupted(t, 4, 0), newStartedAnew(t, false), newStartedAnew(t, true),
 	}
 }
 
@@ -156,7 +180,7 @@ func (s *specimen) judge(t *testing.T, disk *vfs.Memory, mayLose bool, how strin
 // checkDamage checks that an error names a place.
 func checkDamage(t *testing.T, files map[string][]byte, err error, how string) {
 	var corrupt *CorruptError
-	var newer errNewer
+	var newer vfs.NewerError
 	if errors.As(err, &newer) {
 		return
 	}
@@ -568,7 +592,7 @@ func TestContentsAreTheCallers(t *testing.T) {
 	copy(contents.State, "wrong")
 	contents.Terms[0].Term = 9
 	require.NoError(t, log.Append(Batch{Runs: []Run{newRun(1, 2, strings.Repeat("x", 2<<10))}})) // in a new segment
-	require.NoError(t, log.Compact(Position{1, 1}))                                              // without the old one
+	require.NoError(t, log.Append(Batch{Compact: Position{1, 1}}))                               // without the old one
 	require.NoError(t, log.Close())
 	_, contents, err = Open(disk, "log", inline(1<<10))
 	require.NoError(t, err)
@@ -582,7 +606,7 @@ func TestWhatDoesNotFit(t *testing.T) {
 	log, _, err := Open(disk, "log", inline(1<<10))
 	require.NoError(t, err)
 	require.NoError(t, log.Append(Batch{Commit: 5, Runs: []Run{newRun(2, 1, "1", "2", "3", "4"), newRun(4, 5, "5", "6", "7")}}))
-	require.NoError(t, log.Compact(Position{3, 2}))
+	require.NoError(t, log.Append(Batch{Compact: Position{3, 2}}))
 	before, files := log.Contents(), disk.Files()
 	for name, b := range map[string]Batch{
 		"below the commit index":  {Runs: []Run{newRun(5, 5, "x")}},
@@ -592,13 +616,22 @@ func TestWhatDoesNotFit(t *testing.T) {
 		"of a term going back":    {Runs: []Run{newRun(6, 8, "x"), newRun(5, 9, "x")}},
 		"with a gap in it":        {Runs: []Run{newRun(6, 8, "x"), newRun(6, 10, "x")}},
 		"without an entry":        {Runs: []Run{newRun(6, 8)}},
-		"committed too far":       {Commit: 8},
 		"at the end of numbers":   {Runs: []Run{newRun(6, farthest+1, "x")}},
+
+		"compacted at a committed entry of another term": {Compact: Position{4, 3}},
+		"compacted at the last committed one, as such":   {Compact: Position{5, 2}},
+		"compacted at the end of numbers":                {Compact: Position{farthest + 1, 9}},
+		"compacted with runs below":                      {Compact: Position{6, 4}, Runs: []Run{newRun(6, 6, "x")}},
+		"anew, with runs of the old log":                 {Compact: Position{7, 5}, Runs: []Run{newRun(6, 7, "x")}},
+		"anew, with runs behind the old log":             {Compact: Position{6, 5}, Runs: []Run{newRun(6, 8, "x")}},
+		"anew, with runs before it":                      {Compact: Position{9, 5}, Runs: []Run{newRun(6, 8, "x")}},
+		"anew, with runs behind a gap":                   {Compact: Position{9, 5}, Runs: []Run{newRun(6, 11, "x")}},
+		"anew, with runs of an older term":               {Compact: Position{9, 6}, Runs: []Run{newRun(5, 10, "x")}},
 	} {
 		require.ErrorContains(t, log.Append(b), "does not fit", name)
 	}
-	for _, to := range []Position{{}, {3, 2}, {2, 2}, {4, 3}, {5, 2}, {7, 5}, {farthest + 1, 9}} {
-		require.ErrorContains(t, log.Compact(to), "cannot be compacted")
+	for _, to := range []Position{{}, {3, 2}, {2, 2}, {1, 9}} {
+		require.NoError(t, log.Append(Batch{Compact: to}), "that is forgotten already")
 	}
 	require.NoError(t, log.Append(Batch{}))
 	require.NoError(t, log.Append(Batch{Commit: 4}))
@@ -621,8 +654,6 @@ func TestTooLarge(t *testing.T) {
 	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 1, Count: -1}}}), "too large")
 	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 2, Count: 1}}}), "does not fit")
 	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 1, First: 0, Count: 1}}}), "does not fit")
-	require.ErrorContains(t, log.Append(Batch{Commit: 1}), "does not fit")
-	require.ErrorContains(t, log.Compact(Position{}), "cannot be compacted")
 	require.NoError(t, log.Append(Batch{Runs: runs[:len(runs)-1]}))
 	require.NoError(t, log.Append(Batch{State: make([]byte, maxStateBytes)}))
 	require.ErrorContains(t, log.Append(Batch{Runs: []Run{{Term: 0, First: 300, Count: 1}}}), "does not fit")

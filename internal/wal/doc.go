@@ -1,9 +1,10 @@
 // Package wal keeps a log of entries on disk: a write-ahead log that entries
-// are appended to, whose end can be replaced and whose beginning can be
-// forgotten. Entries are opaque bytes in runs of one term; beside them the log
-// keeps a commit index, and a state of the caller's that is replaced as a whole.
-// Everything that one [Log.Append] is given becomes durable together, with one
-// write and one sync, or not at all.
+// are appended to, whose end can be replaced, and whose beginning can be
+// forgotten, or all of it, so that it starts anew further on. Entries are opaque
+// bytes in runs of one term; beside them the log keeps a commit index, and a
+// state of the caller's that is replaced as a whole. Everything that one
+// [Log.Append] is given becomes durable together, with one write and one sync,
+// or not at all.
 //
 //	log, contents, err := wal.Open(vfs.OS(), "node1.raft", wal.Options{})
 //	err = log.Append(wal.Batch{State: vote, Runs: []wal.Run{{Term: 2, First: 7, Count: 1, Body: entry}}})
@@ -89,6 +90,23 @@
 // They stand in this order, each at most once but for runs. A seal stands alone,
 // at the end of a segment, and has the number of the batch that follows it. A
 // batch without records says that the log was closed.
+//
+// They take effect in this order too, but for compact, which comes between
+// truncate and the runs: what is forgotten is of the log as it was. Each is to
+// fit what the log says by then, or the batch is damaged:
+//
+//	truncate  is below the last entry, and not below the commit index
+//	compact   is above the compacted entry of before. It is an entry of the log, or
+//	          above the last one: then all of the log is forgotten, and it starts
+//	          anew. The commit index becomes at least as high.
+//	run       begins right behind the last entry, or the compacted one if there is
+//	          no other, and its term is not lower
+//	commit    is not below the one before, and not above the last entry
+//
+// So for a log that is to start anew at an index where it has an entry of another
+// term, which is not committed, the same batch cuts it at its commit index first.
+// Nothing that is read depends on entries that are forgotten: it comes out the
+// same whether the segments with them are still there or not.
 //
 // # Recovery
 //

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // All numbers on disk are big endian. What follows is the format of version 1
@@ -117,13 +119,6 @@ func headerChecksum(b []byte) uint32 {
 	return crc32.Update(checksum(b[:12]), castagnoli, b[16:])
 }
 
-// errNewer is what a file says that a later version of this package has written.
-type errNewer uint32
-
-func (v errNewer) Error() string {
-	return fmt.Sprintf("it has format version %d, this release reads version %d: use the release that wrote it, or a later one; if there is none, it is damaged", uint32(v), version)
-}
-
 // headerLength reads how long a header is, from its first headerBytes.
 func headerLength(b []byte) (int64, error) {
 	if string(b[:8]) != segmentMagic {
@@ -133,7 +128,7 @@ func headerLength(b []byte) (int64, error) {
 	case v == 0:
 		return 0, errors.New("it has format version 0, which there never was")
 	case v != version:
-		return 0, errNewer(v)
+		return 0, vfs.NewerError{Have: v, Known: version}
 	}
 	state := binary.BigEndian.Uint32(b[92:])
 	if state > maxStateBytes {
@@ -251,6 +246,8 @@ type runRecord struct {
 	length      uint32
 	checksum    uint32
 }
+
+func (r runRecord) last() uint64 { return r.first + uint64(r.count) - 1 }
 
 // empty reports whether the batch says nothing.
 func (r *records) empty() bool {

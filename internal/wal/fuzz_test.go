@@ -45,9 +45,12 @@ func dress(files [][]byte, how byte) {
 // FuzzOpen opens any bytes as one or two segments. That is an error, and then
 // nothing has changed, or a log which can be read and goes on.
 func FuzzOpen(f *testing.F) {
-	for _, steps := range []int{0, 3, 7, 12, 30} {
-		for _, closed := range []bool{false, true} {
-			s := newSpecimen(f, "seed", steps, closed, 0)
+	for _, closed := range []bool{false, true} {
+		seeds := []*specimen{newStartedAnew(f, closed)}
+		for _, steps := range []int{0, 3, 7, 12, 30} {
+			seeds = append(seeds, newSpecimen(f, "seed", steps, closed, 0))
+		}
+		for _, s := range seeds {
 			for i := range s.order[:min(3, len(s.order))] {
 				var second []byte
 				if i+1 < len(s.order) {
@@ -82,8 +85,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// goOn reads a log whose entries may be any bytes, appends to it and opens it
-// again.
+// goOn reads a log whose entries may be any bytes, appends to it, opens it again,
+// has it start anew and opens it once more.
 func goOn(t *testing.T, disk *vfs.Memory, log *Log, contents Contents) {
 	readThrough(t, log, contents)
 	last := contents.Last
@@ -93,6 +96,13 @@ func goOn(t *testing.T, disk *vfs.Memory, log *Log, contents Contents) {
 	require.NoError(t, err)
 	require.Equal(t, Position{last.Index + 1, last.Term}, again.Last)
 	require.Equal(t, contents.Compacted, again.Compacted)
+	readThrough(t, log, again)
+	anew := Position{again.Last.Index, again.Last.Term + 1}
+	require.NoError(t, log.Append(Batch{Compact: anew, Runs: []Run{newRun(anew.Term, anew.Index+1, "behind")}}))
+	require.NoError(t, log.Close())
+	log, again, err = Open(disk, "log", inline(1<<10))
+	require.NoError(t, err)
+	require.Equal(t, []Position{anew, {anew.Index + 1, anew.Term}}, []Position{again.Compacted, again.Last})
 	readThrough(t, log, again)
 	require.NoError(t, log.Close())
 }
@@ -114,8 +124,8 @@ func readThrough(t *testing.T, log *Log, c Contents) {
 func FuzzRecords(f *testing.F) {
 	all := everything()
 	f.Add(all.appendTo(nil))
-	for _, s := range specimenSteps() {
-		r := records{state: s.batch.State, commit: s.batch.Commit, compact: s.compact}
+	for _, s := range append(specimenSteps(), startedAnewSteps()...) {
+		r := records{state: s.batch.State, commit: s.batch.Commit, compact: s.batch.Compact}
 		for _, run := range s.batch.Runs {
 			r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), checksum(run.Body)})
 		}

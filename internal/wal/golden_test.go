@@ -19,11 +19,7 @@ import (
 // instead.
 var rewrite = flag.Bool("rewrite", false, "write the files under testdata anew")
 
-const (
-	goldenFormat = "testdata/golden/format.txt"
-	goldenLog    = "testdata/golden/log.txt"
-	goldenFiles  = "testdata/golden/log"
-)
+const goldenFormat = "testdata/golden/format.txt"
 
 // checkGolden compares lines with those of a file.
 func checkGolden(t *testing.T, name string, lines []string) {
@@ -36,8 +32,8 @@ func checkGolden(t *testing.T, name string, lines []string) {
 	require.Equal(t, strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"), lines)
 }
 
-// everything is a batch with every kind of record. No log has such a one: a
-// compaction and a seal stand alone.
+// everything is a batch with every kind of record. No log has such a one: a seal
+// stands alone.
 func everything() records {
 	return records{
 		state: []byte("state"), truncate: true, last: 0x0102030405060708,
@@ -84,23 +80,29 @@ func TestGoldenFormat(t *testing.T) {
 	}
 }
 
-// TestGoldenLog reads a log that was written when version 1 was new, and writes
+// TestGoldenLogs reads logs that were written when version 1 was new, and writes
 // the same.
-func TestGoldenLog(t *testing.T) {
-	s := newSpecimen(t, "golden", 30, true, 0)
+func TestGoldenLogs(t *testing.T) {
+	checkGoldenLog(t, "testdata/golden/log", newSpecimen(t, "golden", 30, true, 0))
+	checkGoldenLog(t, "testdata/golden/anew", newStartedAnew(t, true))
+}
+
+// checkGoldenLog compares a log with the files in a directory, and what these say
+// with the text beside it.
+func checkGoldenLog(t *testing.T, dir string, s *specimen) {
 	if *rewrite {
-		require.NoError(t, os.RemoveAll(goldenFiles))
-		require.NoError(t, os.MkdirAll(goldenFiles, 0o755))
+		require.NoError(t, os.RemoveAll(dir))
+		require.NoError(t, os.MkdirAll(dir, 0o755))
 		for name, content := range s.files {
-			require.NoError(t, os.WriteFile(path.Join(goldenFiles, path.Base(name)), content, 0o644))
+			require.NoError(t, os.WriteFile(path.Join(dir, path.Base(name)), content, 0o644))
 		}
 	}
 	disk := vfs.NewMemory()
-	entries, err := os.ReadDir(goldenFiles)
+	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Greater(t, len(entries), 2)
 	for _, entry := range entries {
-		content, err := os.ReadFile(path.Join(goldenFiles, entry.Name()))
+		content, err := os.ReadFile(path.Join(dir, entry.Name()))
 		require.NoError(t, err)
 		require.NoError(t, disk.Put("log/"+entry.Name(), content))
 	}
@@ -117,6 +119,6 @@ func TestGoldenLog(t *testing.T) {
 	for i, e := range got.entries {
 		lines = append(lines, fmt.Sprintf("%d of term %d: %s", got.compacted.Index+1+uint64(i), e.term, e.body))
 	}
-	checkGolden(t, goldenLog, lines)
+	checkGolden(t, dir+".txt", lines)
 	require.NoError(t, log.Close())
 }

@@ -68,6 +68,28 @@ func (x *index) termAt(i uint64) (uint64, bool) {
 	return x.terms[after-1].Term, true
 }
 
+// place adds to the runs of a batch what else is to be done to this very log:
+// where it is compacted, where it is cut, and how far it is committed.
+func (x *index) place(r *records, compact Position, commit uint64) {
+	end := x.last.Index
+	if compact.Index > x.compacted.Index {
+		r.compact = compact
+		if term, known := x.termAt(compact.Index); !known || term != compact.Term {
+			r.truncate, r.last = known, x.commit // so that it ends before what is compacted
+			end = compact.Index
+		}
+	}
+	if n := len(r.runs); n > 0 {
+		if first := r.runs[0].first; first <= end {
+			r.truncate, r.last = true, first-1
+		}
+		end = r.runs[n-1].last()
+	}
+	if commit = min(commit, end); commit > x.commit {
+		r.commit = commit
+	}
+}
+
 // check reports what is wrong with a batch that is to follow.
 func (x *index) check(r *records) error {
 	last := x.last
@@ -78,27 +100,33 @@ func (x *index) check(r *records) error {
 		last.Index = r.last
 		last.Term, _ = x.termAt(r.last)
 	}
+	if r.compact != (Position{}) {
+		if err := x.checkCompaction(r.compact, last.Index); err != nil {
+			return err
+		}
+		if r.compact.Index >= last.Index {
+			last = r.compact
+		}
+	}
 	for _, run := range r.runs {
 		if run.count == 0 || run.first != last.Index+1 || run.term < last.Term || run.first > farthest {
 			return fmt.Errorf("it has %d entries of term %d at index %d behind entry %d of term %d", run.count, run.term, run.first, last.Index, last.Term)
 		}
-		last = Position{run.first + uint64(run.count) - 1, run.term}
+		last = Position{run.last(), run.term}
 	}
 	if r.commit != 0 && (r.commit < x.commit || r.commit > last.Index) {
 		return fmt.Errorf("it moves the commit index from %d to %d in a log that ends at %d", x.commit, r.commit, last.Index)
 	}
-	if r.compact == (Position{}) {
-		return nil
-	}
-	return x.checkCompaction(r)
+	return nil
 }
 
-func (x *index) checkCompaction(r *records) error {
-	if r.truncate || len(r.runs) > 0 || r.compact.Index <= x.compacted.Index || r.compact.Index > farthest {
-		return fmt.Errorf("it compacts up to entry %d a log that is compacted up to %d", r.compact.Index, x.compacted.Index)
+// checkCompaction is of a log that is cut behind last.
+func (x *index) checkCompaction(to Position, last uint64) error {
+	if to.Index <= x.compacted.Index || to.Index > farthest {
+		return fmt.Errorf("it compacts up to entry %d a log that is compacted up to %d", to.Index, x.compacted.Index)
 	}
-	if term, ok := x.termAt(r.compact.Index); ok && term != r.compact.Term {
-		return fmt.Errorf("it compacts up to entry %d of term %d, which is of term %d", r.compact.Index, r.compact.Term, term)
+	if term, known := x.termAt(to.Index); known && to.Index <= last && term != to.Term {
+		return fmt.Errorf("it compacts up to entry %d of term %d, which is of term %d", to.Index, to.Term, term)
 	}
 	return nil
 }
@@ -111,19 +139,19 @@ func (x *index) apply(r *records, s *segment, offset int64) {
 	if r.truncate {
 		x.truncate(r.last)
 	}
+	if r.compact != (Position{}) {
+		x.compact(r.compact)
+	}
 	for _, run := range r.runs {
 		s.spans = append(s.spans, span{run.first, run.count, run.count, uint32(offset), run.length, run.checksum})
 		offset += int64(run.length)
 		if len(x.terms) == 0 || x.terms[len(x.terms)-1].Term != run.term {
 			x.terms = append(x.terms, TermStart{run.first, run.term})
 		}
-		x.last = Position{run.first + uint64(run.count) - 1, run.term}
+		x.last = Position{run.last(), run.term}
 	}
 	s.end = x.last.Index
 	x.commit = max(x.commit, r.commit)
-	if r.compact != (Position{}) {
-		x.compact(r.compact)
-	}
 }
 
 // truncate forgets the entries behind last.
@@ -155,7 +183,6 @@ func (x *index) compact(to Position) {
 	if to.Index >= x.last.Index {
 		x.last = to
 		x.terms = nil
-		x.segments[len(x.segments)-1].end = to.Index
 	}
 	kept := sort.Search(len(x.terms), func(n int) bool { return x.terms[n].First > to.Index+1 })
 	if kept > 0 {

@@ -44,6 +44,11 @@ func (w *twin) term(index uint64) uint64 {
 	return w.at(index).term
 }
 
+// has reports whether an entry is there, or is the compacted one.
+func (w *twin) has(p Position) bool {
+	return p.Index >= w.compacted.Index && p.Index <= w.last().Index && w.term(p.Index) == p.Term
+}
+
 func (w *twin) contents() Contents {
 	c := Contents{State: w.state, Commit: w.commit, Compacted: w.compacted, Last: w.last()}
 	for i, e := range w.entries {
@@ -63,21 +68,17 @@ func (w *twin) String() string {
 	return fmt.Sprintf("state %q, commit %d, compacted %v, last %v", w.state, w.commit, w.compacted, w.last())
 }
 
-// step is something that is done to a log: one of the three.
+// step is something that is done to a log: one of the two.
 type step struct {
-	batch   Batch
-	compact Position
-	reopen  bool
+	batch  Batch
+	reopen bool
 }
 
 func (s step) String() string {
-	switch {
-	case s.reopen:
+	if s.reopen {
 		return "reopen"
-	case s.compact != Position{}:
-		return fmt.Sprintf("compact %v", s.compact)
 	}
-	text := fmt.Sprintf("append state %q commit %d", s.batch.State, s.batch.Commit)
+	text := fmt.Sprintf("append state %q compact %v commit %d", s.batch.State, s.batch.Compact, s.batch.Commit)
 	for _, r := range s.batch.Runs {
 		text += fmt.Sprintf(" %d@%d+%d (%d B)", r.First, r.Term, r.Count, len(r.Body))
 	}
@@ -90,20 +91,43 @@ func (w *twin) after(s step) *twin {
 	if s.batch.State != nil {
 		v.state = s.batch.State
 	}
+	if to := s.batch.Compact; to.Index > w.compacted.Index {
+		v.compacted, v.entries = to, nil
+		if w.has(to) {
+			v.entries = w.entries[to.Index-w.compacted.Index:]
+		}
+	}
 	if len(s.batch.Runs) > 0 {
-		v.entries = slices.Clone(w.entries[:s.batch.Runs[0].First-w.compacted.Index-1])
+		v.entries = slices.Clone(v.entries[:s.batch.Runs[0].First-v.compacted.Index-1])
 	}
 	for _, r := range s.batch.Runs {
 		for _, body := range split(r.Body) {
 			v.entries = append(v.entries, entry{r.Term, body})
 		}
 	}
-	v.commit = max(v.commit, s.batch.Commit, s.compact.Index)
-	if s.compact != (Position{}) {
-		gone := min(s.compact.Index-v.compacted.Index, uint64(len(v.entries)))
-		v.compacted, v.entries = s.compact, v.entries[gone:]
-	}
+	v.commit = max(v.commit, v.compacted.Index, min(s.batch.Commit, v.last().Index))
 	return &v
+}
+
+// kind says in words what a step does to the log.
+func (w *twin) kind(s step) string {
+	kind, to := "append", s.batch.Compact
+	switch {
+	case s.reopen:
+		return "reopen"
+	case to.Index <= w.compacted.Index:
+		return kind
+	case w.has(to):
+		kind = "compact"
+	case to.Index > w.last().Index:
+		kind = "start anew behind the end"
+	default:
+		kind = "start anew on a conflict"
+	}
+	if len(s.batch.Runs) > 0 {
+		kind += ", with entries"
+	}
+	return kind
 }
 
 // entries of the tests say how long they are.
@@ -194,24 +218,54 @@ func (g *generator) next() step {
 	switch k := g.random.IntN(100); {
 	case k < 5:
 		return step{reopen: true}
-	case k < 8 && last.Index > w.compacted.Index:
-		return step{compact: last}
-	case k < 10:
-		g.term = max(g.term, last.Term)
-		return step{compact: Position{last.Index + 1 + g.random.Uint64N(20), g.term}}
-	case k < 18 && last.Index > w.compacted.Index:
-		to := w.compacted.Index + 1 + g.random.Uint64N(last.Index-w.compacted.Index)
-		return step{compact: Position{to, w.term(to)}}
+	case k < 22:
+		return g.compaction(g.position())
 	case k < 32:
 		return step{batch: Batch{State: g.state()}}
 	case k < 36 && last.Index > w.commit:
 		return step{batch: Batch{Commit: w.commit + 1 + g.random.Uint64N(last.Index-w.commit)}}
-	case k < 50 && last.Index > max(w.commit, w.compacted.Index):
-		low := max(w.commit, w.compacted.Index)
-		return g.append(low + 1 + g.random.Uint64N(last.Index-low))
+	case k < 50 && last.Index > w.commit:
+		return g.replacement(w, step{})
 	default:
-		return g.append(last.Index + 1)
+		return g.append(w, step{}, last.Index+1)
 	}
+}
+
+// position is one where the log can be compacted.
+func (g *generator) position() Position {
+	w, last := g.twin, g.twin.last()
+	kept, open := last.Index-w.compacted.Index, last.Index-w.commit
+	switch k := g.random.IntN(17); {
+	case k == 0: // it is already
+		return Position{g.random.Uint64N(w.compacted.Index + 1), g.random.Uint64N(g.term + 1)}
+	case k < 4: // behind the last entry
+		g.term = max(g.term, last.Term)
+		return Position{last.Index + 1 + g.random.Uint64N(20), g.term}
+	case k < 7 && open > 0: // at one of another term
+		g.term++
+		return Position{w.commit + 1 + g.random.Uint64N(open), g.term}
+	case k < 10 || kept == 0:
+		return last
+	default:
+		to := w.compacted.Index + 1 + g.random.Uint64N(kept)
+		return Position{to, w.term(to)}
+	}
+}
+
+// compaction is one alone, or with all else that a batch can have.
+func (g *generator) compaction(to Position) step {
+	s := step{batch: Batch{Compact: to}}
+	w := g.twin.after(s)
+	switch g.random.IntN(4) {
+	case 0:
+		s.batch.State = g.state()
+		s.batch.Commit = g.random.Uint64N(w.last().Index + 5)
+	case 1:
+		return g.append(w, s, w.last().Index+1)
+	case 2:
+		return g.replacement(w, s)
+	}
+	return s
 }
 
 func (g *generator) state() []byte {
@@ -222,12 +276,17 @@ func (g *generator) state() []byte {
 	return fmt.Appendf(nil, "state %d %.*s", g.made, g.random.IntN(30), "..............................")
 }
 
+// replacement makes runs that replace entries of the log, as it is with what the
+// step does already, or go on behind it.
+func (g *generator) replacement(w *twin, s step) step {
+	return g.append(w, s, w.commit+1+g.random.Uint64N(w.last().Index-w.commit+1))
+}
+
 // append makes runs from an index on, and sometimes a state and a commit index
 // along with them.
-func (g *generator) append(first uint64) step {
-	var s step
-	g.term = max(g.term, g.twin.term(first-1))
-	if g.random.IntN(3) == 0 || first <= g.twin.last().Index {
+func (g *generator) append(w *twin, s step, first uint64) step {
+	g.term = max(g.term, w.term(first-1))
+	if g.random.IntN(3) == 0 || first <= w.last().Index {
 		g.term++
 	}
 	for range 1 + g.random.IntN(3) {
@@ -245,7 +304,7 @@ func (g *generator) append(first uint64) step {
 		s.batch.State = g.state()
 	}
 	if g.random.IntN(4) == 0 {
-		s.batch.Commit = g.random.Uint64N(first)
+		s.batch.Commit = g.random.Uint64N(first + 3)
 	}
 	return s
 }
@@ -275,8 +334,6 @@ func take(fs vfs.FS, log *Log, options Options, s step) (*Log, error) {
 		}
 		log, _, err := Open(fs, "log", options)
 		return log, err
-	case s.compact != Position{}:
-		return log, log.Compact(s.compact)
 	default:
 		return log, log.Append(s.batch)
 	}

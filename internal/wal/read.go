@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // ErrCompacted is returned by Read for entries that were compacted.
@@ -113,7 +115,7 @@ func gapBefore(pieces []piece, s *segment, next span) (gap int64, near bool) {
 func (p piece) read(runs []Run) ([]Run, error) {
 	buffer := make([]byte, p.length)
 	if n, err := p.segment.file.ReadAt(buffer, p.offset); err == io.EOF && n < len(buffer) {
-		return nil, &CorruptError{p.segment.name, p.offset + int64(n), "it ends there, before entries that were written"}
+		return nil, vfs.Corruptf(p.segment.name, p.offset+int64(n), "it ends there, before entries that were written")
 	} else if n < len(buffer) {
 		return nil, fmt.Errorf("%s: %w", p.segment.name, err)
 	}
@@ -121,7 +123,7 @@ func (p piece) read(runs []Run) ([]Run, error) {
 		start := int64(s.offset) - p.offset
 		body := buffer[start : start+int64(s.length) : start+int64(s.length)]
 		if checksum(body) != s.checksum {
-			return nil, &CorruptError{p.segment.name, int64(s.offset), fmt.Sprintf("entries %d to %d are not what was written", s.first, s.last())}
+			return nil, vfs.Corruptf(p.segment.name, int64(s.offset), "entries %d to %d are not what was written", s.first, s.last())
 		}
 		runs = append(runs, Run{Term: p.terms[i], First: s.first, Count: int(s.count), Total: int(s.total), Body: body})
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // recovery is what the log looks like when it is opened. It changes nothing
@@ -40,7 +42,7 @@ func (l *Log) recover() error {
 		}
 	}
 	if first := l.index.missing(); first > 0 {
-		return &CorruptError{l.path(fileName(r.files[0]-1, segmentSuffix)), 0, fmt.Sprintf("it is missing, and with it entry %d", first)}
+		return vfs.Corruptf(l.path(fileName(r.files[0]-1, segmentSuffix)), 0, "it is missing, and with it entry %d", first)
 	}
 	return r.repair()
 }
@@ -61,17 +63,17 @@ func (r *recovery) list() error {
 		r.log.marked = r.log.marked || name == markName
 	}
 	if r.log.marked && len(r.files) == 0 {
-		return &CorruptError{r.log.path(markName), 0, "it says that a log was begun here, and all its segments are missing: bring them back, or remove this file if nothing was ever promised"}
+		return vfs.Corruptf(r.log.path(markName), 0, "it says that a log was begun here, and all its segments are missing: bring them back, or remove this file if nothing was ever promised")
 	}
 	slices.Sort(r.files)
 	for i, number := range r.files[min(1, len(r.files)):] {
 		if number != r.files[i]+1 {
-			return &CorruptError{r.log.path(fileName(r.files[i]+1, segmentSuffix)), 0, fmt.Sprintf("it is missing, between %s and %s", fileName(r.files[i], segmentSuffix), fileName(number, segmentSuffix))}
+			return vfs.Corruptf(r.log.path(fileName(r.files[i]+1, segmentSuffix)), 0, "it is missing, between %s and %s", fileName(r.files[i], segmentSuffix), fileName(number, segmentSuffix))
 		}
 	}
 	for _, name := range r.spares {
 		if len(r.files) == 0 && name != fileName(1, spareSuffix) {
-			return &CorruptError{r.log.path(name), 0, "it is left of a log of which everything else is missing"}
+			return vfs.Corruptf(r.log.path(name), 0, "it is left of a log of which everything else is missing")
 		}
 	}
 	return nil
@@ -122,7 +124,7 @@ func (r *recovery) replay(number uint64, isLast bool) error {
 // readHeader reads and checks the header of a segment.
 func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 	corrupt := func(format string, args ...any) error {
-		return &CorruptError{s.name, 0, fmt.Sprintf(format, args...)}
+		return vfs.Corruptf(s.name, 0, format, args...)
 	}
 	if size < headerBytes {
 		return corrupt("it has %d bytes, less than a header", size)
@@ -132,8 +134,8 @@ func (r *recovery) readHeader(s *segment, number uint64, size int64) error {
 		return err
 	}
 	length, err := headerLength(b)
-	if newer, ok := err.(errNewer); ok {
-		return fmt.Errorf("%s: %w", s.name, newer)
+	if _, ok := err.(vfs.NewerError); ok {
+		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	if err != nil {
 		return corrupt("%v", err)
@@ -164,10 +166,10 @@ func (r *recovery) continues(s *segment) error {
 	l := r.log
 	before := l.index.segments[len(l.index.segments)-2]
 	if s.firstBatch > l.next {
-		return &CorruptError{before.name, r.end, fmt.Sprintf("batch %d is damaged or missing, and was durable: %s begins with batch %d", l.next, s.name, s.firstBatch)}
+		return vfs.Corruptf(before.name, r.end, "batch %d is damaged or missing, and was durable: %s begins with batch %d", l.next, s.name, s.firstBatch)
 	}
 	if s.firstBatch < l.next || s.previous != l.previous || !s.base.equal(l.index.snapshot) {
-		return &CorruptError{s.name, 0, fmt.Sprintf("it does not continue %s", before.name)}
+		return vfs.Corruptf(s.name, 0, "it does not continue %s", before.name)
 	}
 	return nil
 }
@@ -181,7 +183,7 @@ func (r *recovery) readBatch(s *segment) (bool, error) {
 		return false, err
 	}
 	corrupt := func(format string, args ...any) (bool, error) {
-		return false, &CorruptError{s.name, r.end, fmt.Sprintf("batch %d: ", h.number) + fmt.Sprintf(format, args...)}
+		return false, vfs.Corruptf(s.name, r.end, "batch %d: %s", h.number, fmt.Sprintf(format, args...))
 	}
 	whole, err := r.readRecords(s, h)
 	if err == errRecords {
@@ -261,7 +263,7 @@ func (r *recovery) readRecords(s *segment, h head) (bool, error) {
 // that was never acknowledged.
 func (r *recovery) examineRest(s *segment) error {
 	if r.sealed {
-		return &CorruptError{r.log.path(fileName(s.number+1, segmentSuffix)), 0, fmt.Sprintf("it is missing: %s says that it follows", s.name)}
+		return vfs.Corruptf(r.log.path(fileName(s.number+1, segmentSuffix)), 0, "it is missing: %s says that it follows", s.name)
 	}
 	r.junk = min(r.end+headBytes, s.size) // what is seen there may not be what is on the disk
 	for pos := r.end; pos < s.size; {
@@ -280,7 +282,7 @@ func (r *recovery) examineRest(s *segment) error {
 			}
 			r.junk = pos + int64(i+len(word))
 			if h, ok := decodeHead(b[i:], s.salt, pos+int64(i)); ok && h.syncedThrough >= r.log.next {
-				return &CorruptError{s.name, r.end, fmt.Sprintf("batch %d is damaged, and was durable when batch %d was written", r.log.next, h.number)}
+				return vfs.Corruptf(s.name, r.end, "batch %d is damaged, and was durable when batch %d was written", r.log.next, h.number)
 			}
 		}
 		pos += int64(n)

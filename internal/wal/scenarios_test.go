@@ -18,6 +18,9 @@ func batchOf(index uint64, size int) step {
 	return step{batch: Batch{Runs: []Run{newRun(1, index, strings.Repeat("x", size))}}}
 }
 
+// compactionTo is a step that only compacts.
+func compactionTo(index, term uint64) step { return step{batch: Batch{Compact: Position{index, term}}} }
+
 // TestD1FailedSync fails each sync once, of files and of the directory, and sees
 // the bytes afterwards or not.
 func TestD1FailedSync(t *testing.T) {
@@ -96,7 +99,7 @@ func (c *crasher) runUntilError(disk *vfs.Memory, steps []step) error {
 func (c *crasher) checkStopped(disk *vfs.Memory, log *Log, err error) {
 	operations := disk.Operations()
 	require.Equal(c.t, err, log.Append(c.acked.more()), c.doing)
-	require.Equal(c.t, err, log.Compact(Position{c.acked.last().Index + 1, 99}), c.doing)
+	require.Equal(c.t, err, log.Append(Batch{Compact: Position{c.acked.last().Index + 1, 99}}), c.doing)
 	got, readErr := observe(log, log.Contents(), 100)
 	require.NoError(c.t, readErr, c.doing)
 	require.True(c.t, got.equal(c.acked), "%s: reads %v, want %v", c.doing, got, c.acked)
@@ -480,7 +483,7 @@ func TestVoteInACompactedSegment(t *testing.T) {
 	for i := range uint64(30) {
 		steps = append(steps, batchOf(i+1, 200))
 	}
-	c.run(append(steps, step{compact: Position{25, 1}}, step{reopen: true}, step{compact: Position{40, 3}}, step{reopen: true}))
+	c.run(append(steps, compactionTo(25, 1), step{reopen: true}, compactionTo(40, 3), step{reopen: true}))
 	require.Equal(t, "vote", string(c.acked.state))
 }
 

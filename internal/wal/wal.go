@@ -24,11 +24,17 @@ type Run struct {
 	Body  []byte
 }
 
-// Batch is what one Append makes durable.
+// Batch is what one Append makes durable. Its parts take effect in this order.
 type Batch struct {
-	State  []byte // what the caller keeps beside entries; nil: as before
-	Commit uint64 // an index; one that is not above the present one changes nothing
-	Runs   []Run  // they replace what the log holds from the first one's First on
+	State []byte // what the caller keeps beside entries; nil: as before
+	// Compact has the entries up to there forgotten, and the commit index is at
+	// least as high. A log that has no such entry is forgotten as a whole and
+	// starts anew behind it: one that ends before, or that has an entry of
+	// another term there, which is not committed. One that is not above what was
+	// forgotten before changes nothing.
+	Compact Position
+	Runs    []Run  // they replace what the log holds from the first one's First on
+	Commit  uint64 // an index; counts as far as the log goes, and never moves back
 }
 
 // Contents is what a log holds, but for the entries themselves.
@@ -62,18 +68,10 @@ type Options struct {
 var ErrNoLog = errors.New("there is no log")
 
 // CorruptError says that a log is not what was written, and where.
-type CorruptError struct {
-	File   string
-	Offset int64
-	Reason string
-}
+type CorruptError = vfs.CorruptError
 
-func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s is damaged at offset %d: %s", e.File, e.Offset, e.Reason)
-}
-
-// Log is an open log. Append, Compact and Close are called from one goroutine
-// at a time, Read from any.
+// Log is an open log. Append and Close are called from one goroutine at a time,
+// Read from any.
 type Log struct {
 	fs      vfs.FS
 	dir     string
@@ -155,13 +153,6 @@ func (l *Log) Contents() Contents {
 	return Contents{State: bytes.Clone(x.state), Commit: x.commit, Compacted: x.compacted, Last: x.last, Terms: slices.Clone(x.terms)}
 }
 
-// Last returns the index of the last entry. It may be called from any goroutine.
-func (l *Log) Last() uint64 {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.index.last.Index
-}
-
 // systemRandom returns a number from the system's source.
 func systemRandom() uint64 {
 	var b [8]byte
@@ -191,19 +182,14 @@ func (l *Log) open() error {
 // an error from the disk nothing can be appended any more: what the disk did
 // with the bytes is not known, and is found out when the log is opened again. A
 // batch that does not fit the log is an error too, but changes nothing. The
-// bodies must not change while Append runs.
+// bodies must not change while Append runs. The space of what is forgotten comes
+// back in whole segments, later.
 func (l *Log) Append(b Batch) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
 	r := &l.records
 	*r = records{state: b.State, runs: r.runs[:0]}
-	if b.Commit > l.index.commit {
-		r.commit = b.Commit
-	}
-	if len(b.Runs) > 0 && b.Runs[0].First <= l.index.last.Index {
-		r.truncate, r.last = true, b.Runs[0].First-1
-	}
 	l.pieces = append(l.pieces[:0], nil) // for the head
 	for _, run := range b.Runs {
 		if int64(run.Count) != int64(uint32(run.Count)) || int64(len(run.Body)) > maxSegmentBytes {
@@ -215,28 +201,14 @@ func (l *Log) Append(b Batch) error {
 	if len(b.State) > maxStateBytes {
 		return fmt.Errorf("a state of %d bytes is too large for a log, which takes %d", len(b.State), maxStateBytes)
 	}
+	l.index.place(r, b.Compact, b.Commit)
 	if err := l.index.check(r); err != nil {
 		return fmt.Errorf("batch does not fit the log: %w", err)
 	}
 	if r.empty() {
 		return nil
 	}
-	return l.write(r)
-}
-
-// Compact forgets the entries up to a position, durably. A log that ends before
-// it starts anew behind it. Space comes back in whole segments, later.
-func (l *Log) Compact(to Position) error {
-	if err := l.usable(); err != nil {
-		return err
-	}
-	r := &l.records
-	*r = records{compact: to, runs: r.runs[:0]}
-	l.pieces = append(l.pieces[:0], nil)
-	if err := l.index.checkCompaction(r); err != nil {
-		return fmt.Errorf("log cannot be compacted: %w", err)
-	}
-	if err := l.write(r); err != nil {
+	if err := l.write(r); err != nil || r.compact == (Position{}) {
 		return err
 	}
 	l.mu.Lock()

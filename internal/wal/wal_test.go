@@ -43,7 +43,7 @@ func TestAppendAndReopen(t *testing.T) {
 	runs, err = log.Read(51, 53, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, []Run{{7, 51, 2, 3, []byte("abc")}, {8, 53, 1, 1, []byte("d")}}, runs)
-	require.NoError(t, log.Compact(Position{51, 7}))
+	require.NoError(t, log.Append(Batch{Compact: Position{51, 7}}))
 	_, err = log.Read(51, 53, 1<<20)
 	require.ErrorIs(t, err, ErrCompacted)
 	require.NoError(t, log.Close())

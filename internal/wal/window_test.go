@@ -77,7 +77,7 @@ func TestLaterBatchOnABorder(t *testing.T) {
 				_, _, err := Open(damaged, "log", options)
 				var corrupt *CorruptError
 				require.ErrorAs(t, err, &corrupt, "a head %d bytes before the border at %d", before, border)
-				require.Equal(t, CorruptError{name, start, "batch 2 is damaged, and was durable when batch 3 was written"}, *corrupt)
+				require.Equal(t, CorruptError{File: name, Offset: start, Reason: "batch 2 is damaged, and was durable when batch 3 was written"}, *corrupt)
 				for file, content := range damaged.Files() {
 					require.True(t, bytes.Equal(files[file], content))
 				}
