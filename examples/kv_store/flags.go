@@ -25,7 +25,9 @@ Each node keeps its data in a directory of its own, a.raft for node a, and goes
 on from there when it is started again, however it ended before. The first start
 makes the directory, and -peers says who founds the cluster. Later starts want
 the same directory and the same -peers. A node whose directory is lost cannot
-come back: the others do not count it any more.
+come back: the others do not count it any more. From time to time, or when it is
+asked to, a node writes all keys and values to a snapshot there, and forgets the
+commands that led to them.
 
 `
 
@@ -46,6 +48,7 @@ type options struct {
 	single  bool     // -id was given
 	data    string   // -data
 	segment int      // -segment-bytes; 0: as raft has it
+	entries int      // -snapshot-entries; 0: as raft has it
 }
 
 // config returns the configuration of one node.
@@ -54,6 +57,8 @@ func (o options) config(id raft.NodeID) raft.Config {
 	config := raft.NewConfig(id, peers[id], peers)
 	config.DataDir = o.dataDir(id)
 	config.SegmentBytes = o.segment
+	config.SnapshotEntries = o.entries
+	config.TrailingEntries = (o.entries + 9) / 10
 	config.MaxCommandBytes = maxCommandBytes
 	return config
 }
@@ -106,6 +111,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	httpAddress := flags.String("http", "", "`address` for clients, as in -peers, which is the default")
 	data := flags.String("data", "", "`directory` with the data: with -id that of the node, by default <id>.raft;\nwithout, the one that holds <id>.raft of each node, by default the working directory")
 	segment := flags.Int("segment-bytes", 64<<20, "the `size` of the files that the log consists of; space for two of them is reserved for\neach node")
+	entries := flags.Int("snapshot-entries", 100_000, "take a snapshot and compact the log after so many `commands`, and keep a tenth of them")
 	peers := flags.String("peers", defaultPeers, "all nodes, this one included, the same on each: `id=raft=http,...`")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err // the flag package has written it
@@ -119,7 +125,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	if err != nil {
 		problems = append(problems, err)
 	}
-	o := options{members: members, local: members, single: *id != "", data: *data, segment: *segment}
+	o := options{members: members, local: members, single: *id != "", data: *data, segment: *segment, entries: *entries}
 	if err == nil {
 		// The rest is raft's business: it checks ids, for example. NewNode does no
 		// I/O, so making a node only for its error is cheap.

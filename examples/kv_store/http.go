@@ -34,6 +34,7 @@ const (
 //	POST   /kv/{key}?if=old     sets the value to the body if it is old now, else 409, or 404
 //	POST   /kv/{key}?if-absent  sets the value to the body if there is none, else 409
 //	GET    /status              what this node knows about the cluster
+//	POST   /snapshot            has this node take a snapshot now
 //
 // The old value of a compare-and-set is a part of the URL. URL and headers
 // together have room for 64 KiB; beyond that the server answers 431 by itself.
@@ -60,6 +61,7 @@ type api struct {
 // make it fail.
 type node interface {
 	Propose(ctx context.Context, command []byte) (raft.Result, error)
+	TakeSnapshot(ctx context.Context) (raft.Index, error)
 	Status() raft.Status
 }
 
@@ -75,8 +77,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/status":
 		w.Header().Set("Allow", "GET, HEAD")
 		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for /status: want GET", r.Method))
+	case r.URL.Path == "/snapshot" && r.Method == http.MethodPost:
+		a.serveSnapshot(w, r)
+	case r.URL.Path == "/snapshot":
+		w.Header().Set("Allow", "POST")
+		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for /snapshot: want POST", r.Method))
 	default:
-		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key} or /status"))
+		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key}, /status or /snapshot"))
 	}
 }
 
@@ -199,10 +206,28 @@ func (a *api) serveStatus(w http.ResponseWriter) {
 	}{a.node.Status(), a.web})
 }
 
+// serveSnapshot has this node take a snapshot, whether it leads or not. One that
+// takes long is taken also if nobody waits for it any more: /status will show it.
+func (a *api) serveSnapshot(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), a.timeout)
+	defer cancel()
+	_, err := a.node.TakeSnapshot(ctx)
+	switch {
+	case err == nil:
+		s := a.node.Status() // it may have a newer one by now
+		answer(w, http.StatusOK, body{Outcome: "applied", Index: s.SnapshotIndex, Bytes: s.SnapshotBytes})
+	case errors.Is(err, raft.ErrNotAccepted), ctx.Err() != nil:
+		a.fail(w, r, err)
+	default: // a full disk, for example
+		refuse(w, http.StatusInternalServerError, err)
+	}
+}
+
 // body is the JSON of every answer that is not a value.
 type body struct {
 	Outcome string     `json:"outcome"`
-	Index   raft.Index `json:"index,omitempty"` // where the command stands in the log
+	Index   raft.Index `json:"index,omitempty"` // where the command stands in the log; the last one in a snapshot
+	Bytes   uint64     `json:"bytes,omitempty"` // of a snapshot
 	Error   string     `json:"error,omitempty"`
 }
 

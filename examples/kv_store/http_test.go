@@ -158,11 +158,13 @@ func do(t *testing.T, c *http.Client, address, method, path, content string) (r 
 
 // nodeStatus is what the tests need of /status.
 type nodeStatus struct {
-	ID      raft.NodeID            `json:"id"`
-	Role    string                 `json:"role"`
-	Leader  raft.NodeID            `json:"leader"`
-	Applied raft.Index             `json:"applied_index"`
-	HTTP    map[raft.NodeID]string `json:"http"`
+	ID       raft.NodeID            `json:"id"`
+	Role     string                 `json:"role"`
+	Leader   raft.NodeID            `json:"leader"`
+	Applied  raft.Index             `json:"applied_index"`
+	First    raft.Index             `json:"first_index"`
+	Snapshot raft.Index             `json:"snapshot_index"`
+	HTTP     map[raft.NodeID]string `json:"http"`
 }
 
 func status(address string) (s nodeStatus, err error) {
@@ -185,6 +187,7 @@ func TestHTTP(t *testing.T) {
 		"keys":            testKeysAreAnyBytes,
 		"redirects":       testAFollowerRedirects,
 		"status":          testStatus,
+		"snapshot":        testSnapshot,
 		"compare and set": testCompareAndSetLosesNothing,
 		"create":          testCreateSucceedsOnce,
 	} {
@@ -230,8 +233,9 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"POST", "/kv/k?if=%zz", "v", 400, "the query does not parse"},
 		{"PATCH", "/kv/k", "v", 405, "method PATCH"},
 		{"DELETE", "/status", "", 405, "DELETE is not for /status"},
-		{"GET", "/", "", 404, "use /kv/{key} or /status"},
-		{"GET", "/kv", "", 404, "use /kv/{key} or /status"},
+		{"GET", "/snapshot", "", 405, "GET is not for /snapshot"},
+		{"GET", "/", "", 404, "use /kv/{key}, /status or /snapshot"},
+		{"GET", "/kv", "", 404, "use /kv/{key}, /status or /snapshot"},
 	}
 	for i, test := range tests {
 		name := fmt.Sprintf("%s %.30s", test.method, test.path)
@@ -301,6 +305,28 @@ func testStatus(t *testing.T, cluster *testCluster) {
 	require.Equal(t, raft.Follower.String(), s.Role)
 	require.Equal(t, leader.id, s.Leader)
 	require.Equal(t, options{members: cluster.members}.webs(), s.HTTP)
+}
+
+// testSnapshot takes a snapshot on each node, whether it leads or not.
+func testSnapshot(t *testing.T, cluster *testCluster) {
+	curl := client(t)
+	put := do(t, curl, cluster.members[0].http, "PUT", "/kv/snapshot", strings.Repeat("v", 1000))
+	require.Equal(t, 200, put.code)
+	for _, m := range cluster.members {
+		await(t, "the value on each node", func() bool {
+			s, err := status(m.http)
+			return err == nil && s.Applied >= put.json(t).Index
+		})
+		r := do(t, curl, m.http, "POST", "/snapshot", "")
+		require.Equal(t, 200, r.code, "%s", r.body)
+		got := r.json(t)
+		require.Equal(t, "applied", got.Outcome)
+		require.GreaterOrEqual(t, got.Index, put.json(t).Index)
+		require.Greater(t, got.Bytes, uint64(1000))
+		after, err := status(m.http)
+		require.NoError(t, err)
+		require.Equal(t, got.Index, after.Snapshot)
+	}
 }
 
 // testCompareAndSetLosesNothing has many clients count with one key, on all
@@ -412,11 +438,18 @@ func TestWithoutAMajority(t *testing.T) {
 	require.Equal(t, "w", do(t, client(t), old.http, "GET", "/kv/k", "").body)
 }
 
-// failingNode is a node whose every proposal fails.
+// failingNode is a node that does nothing but fail.
 type failingNode struct{ err error }
 
 func (n failingNode) Propose(context.Context, []byte) (raft.Result, error) {
 	return raft.Result{Response: []byte("no reply")}, n.err
+}
+func (n failingNode) TakeSnapshot(ctx context.Context) (raft.Index, error) {
+	if n.err == nil {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return 0, n.err
 }
 func (n failingNode) Status() raft.Status { return raft.Status{} }
 
@@ -453,6 +486,29 @@ func TestErrorsBecomeStatusCodes(t *testing.T) {
 			require.NotEmpty(t, got.json(t).Error)
 			require.Equal(t, test.location, got.header.Get("Location"))
 			require.Equal(t, test.code == 503, got.header.Get("Retry-After") != "")
+		})
+	}
+}
+
+func TestSnapshotsThatFail(t *testing.T) {
+	tests := map[string]struct {
+		err     error
+		code    int
+		outcome string
+	}{
+		"stopped":        {raft.ErrStopped, 503, "not_accepted"},
+		"takes too long": {nil, 504, "unknown"},
+		"a full disk":    {errors.New("no space left"), 500, "not_accepted"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			a := &api{failingNode{test.err}, nil, time.Millisecond}
+			w := httptest.NewRecorder()
+			a.ServeHTTP(w, httptest.NewRequest("POST", "/snapshot", nil))
+			got := response{w.Code, w.Body.String(), w.Header()}
+			require.Equal(t, test.code, got.code, "%s", got.body)
+			require.Equal(t, test.outcome, got.json(t).Outcome)
+			require.NotEmpty(t, got.json(t).Error)
 		})
 	}
 }

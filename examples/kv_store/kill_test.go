@@ -37,14 +37,14 @@ const (
 // there, once and in its place, on each majority of the nodes.
 //
 // The verdict does not depend on the moments, which are different each time. The
-// segments are small, so that the files of the log change often.
+// segments are small and snapshots frequent, so that the files change often.
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	rounds := *rounds
 	if testing.Short() {
 		rounds = min(rounds, 1)
 	}
 	began := time.Now()
-	c := startProcesses(t, "-segment-bytes", "262144")
+	c := startProcesses(t, "-segment-bytes", "262144", "-snapshot-entries", "50")
 	load := startLoad(t, c.members)
 	kills := 0
 	kill := func(within time.Duration, victims ...member) {
@@ -77,6 +77,12 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 		}, c.members...)
 	}
 	load.awaitWrites(t, c, 100, c.members...)
+	c.await(t, "snapshots", func() bool {
+		return !slices.ContainsFunc(c.members, func(m member) bool {
+			s, err := status(m.http)
+			return err != nil || s.Snapshot == 0 || s.First == 1
+		})
+	}, c.members...)
 	load.end(t)
 
 	c.kill(c.members...)

@@ -1,10 +1,11 @@
 // Command kv_store is a replicated key-value store with an HTTP API, the
 // example to copy from:
 //
-//	store.go  the state machine: what is replicated
-//	http.go   the API: requests become commands, errors become status codes
-//	main.go   the wiring of both to raft, start and stop
-//	flags.go  the command line
+//	store.go     the state machine: what is replicated
+//	snapshot.go  its snapshots: they are written while it goes on
+//	http.go      the API: requests become commands, errors become status codes
+//	main.go      the wiring of all that to raft, start and stop
+//	flags.go     the command line
 //
 // Without flags it runs a cluster of three nodes in one process:
 //
@@ -21,7 +22,10 @@
 //
 // A node keeps its data in a directory, a.raft for node a unless -data says
 // otherwise. A process that is started again, however it ended, returns with all
-// that it had, and catches up with what it missed.
+// that it had, and catches up with what it missed. It takes a snapshot now and then,
+// so that neither the log nor a start grows with every command, or at once:
+//
+//	curl -X POST http://127.0.0.1:8001/snapshot
 package main
 
 import (
@@ -167,8 +171,8 @@ type replica struct {
 
 // newReplica returns a replica that is ready to run. It starts nothing.
 //
-// The store begins empty each time: the node has the log in its data directory,
-// and applies that to it from the first command on.
+// The store begins empty each time: the node has snapshots and the log in its data
+// directory, has the store restore the newest one, and applies what follows.
 func newReplica(config raft.Config, web map[raft.NodeID]string, transport raft.Transport) (*replica, error) {
 	node, err := raft.NewNode(config, newStore(), transport)
 	if err != nil {
@@ -256,6 +260,7 @@ func curls(members []member) string {
 		"  curl -L -d 1 '" + at(0) + "/kv/counter?if-absent'",
 		"  curl -L -X DELETE " + at(1) + "/kv/hello",
 		"  curl " + at(2) + "/status",
+		"  curl -X POST " + at(2) + "/snapshot",
 		"",
 	}, "\n")
 }

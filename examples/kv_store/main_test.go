@@ -83,6 +83,7 @@ func TestBadFlagsAreReportedAllAtOnce(t *testing.T) {
 		"twice":           {[]string{"-peers", "a=h:1=h:2,a=h:1=h:1"}, []string{`"a" occurs twice`, `"h:1" occurs twice`}},
 		"bad id":          {[]string{"-peers", "a!=h:1=h:2,b?=h:3=h:4"}, []string{`"a!"`, `"b?"`}},
 		"small segments":  {[]string{"-segment-bytes", "1"}, []string{"SegmentBytes is 1: want 65536"}},
+		"no snapshots":    {[]string{"-snapshot-entries", "-1"}, []string{"SnapshotEntries is -1: want 1"}},
 		"data of all":     {[]string{"-id", "a", "-data", dir}, []string{"node a has its data in " + filepath.Join(dir, "a.raft")}},
 		"many": {[]string{"-id", "z", "-peers", "a=h=h:2,b=h:3,c=:4=h:5,d=h:6=h:0", "x"}, []string{
 			"want flags only", `node "a": address h: missing port`, `"b=h:3": want id=raft=http`,
@@ -196,6 +197,40 @@ func TestOneProcess(t *testing.T) {
 
 	_, stop = serveInBackground(t, o)
 	require.Equal(t, "world", do(t, curl, o.members[2].http, "GET", "/kv/hello", "").body)
+	stop()
+}
+
+// TestRestartFromSnapshotAndTail starts nodes again whose logs do not go back to the
+// first command any more.
+func TestRestartFromSnapshotAndTail(t *testing.T) {
+	t.Parallel()
+	o, err := parseFlags([]string{"-peers", freePeers(t), "-data", t.TempDir(), "-snapshot-entries", "10"}, io.Discard)
+	require.NoError(t, err)
+	curl := client(t)
+	put := func(key, value string) {
+		require.Equal(t, 200, do(t, curl, o.members[0].http, "PUT", "/kv/"+key, value).code)
+	}
+	_, stop := serveInBackground(t, o)
+	for i := range 30 {
+		put(fmt.Sprint("key", i), "old")
+	}
+	for _, m := range o.members {
+		require.Equal(t, 200, do(t, curl, m.http, "POST", "/snapshot", "").code)
+	}
+	put("key1", "new")
+	put("tail", "new")
+	stop()
+
+	_, stop = serveInBackground(t, o)
+	for _, m := range o.members {
+		s, err := status(m.http)
+		require.NoError(t, err)
+		require.Greater(t, s.Snapshot, raft.Index(10))
+		require.Greater(t, s.First, raft.Index(10), "the log has the first commands")
+	}
+	for key, want := range map[string]string{"key0": "old", "key1": "new", "key29": "old", "tail": "new"} {
+		require.Equal(t, want, do(t, curl, o.members[2].http, "GET", "/kv/"+key, "").body, key)
+	}
 	stop()
 }
 

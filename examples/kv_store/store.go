@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"io"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
@@ -14,11 +13,15 @@ import (
 // of the cluster has one, and raft calls Apply on each of them with the same
 // commands in the same order.
 //
-// It needs no lock: raft calls its methods from one goroutine, and nobody else
-// touches the map. The HTTP handlers read through the log too (see opGet), so
-// that what they answer is never stale.
+// It needs no lock: raft calls its methods from one goroutine, and what another one
+// reads for a snapshot does not change meanwhile. The HTTP handlers read through
+// the log too (see opGet), so that what they answer is never stale.
 type store struct {
 	values map[string][]byte
+
+	// While a snapshot is being written, see snapshot.go.
+	view    *view             // of values, which stays as it is; nil: none is open
+	changes map[string][]byte // since the view was taken; nil for a key that is deleted
 }
 
 func newStore() *store { return &store{values: map[string][]byte{}} }
@@ -69,20 +72,21 @@ func (s *store) Apply(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.merge()
 	return s.execute(c).encode(), nil
 }
 
 func (s *store) execute(c command) reply {
-	present, exists := s.values[c.key]
+	present, exists := s.get(c.key)
 	switch c.op {
 	case opSet:
-		s.values[c.key] = c.value
+		s.put(c.key, c.value)
 		return reply{outcome: outcomeDone}
 	case opCreate:
 		if exists {
 			return reply{outcomeConflict, present}
 		}
-		s.values[c.key] = c.value
+		s.put(c.key, c.value)
 		return reply{outcome: outcomeDone}
 	}
 	if !exists { // nothing to get, delete or compare with
@@ -92,57 +96,14 @@ func (s *store) execute(c command) reply {
 	case opGet:
 		return reply{outcomeDone, present}
 	case opDelete:
-		delete(s.values, c.key)
+		s.put(c.key, nil)
 	case opSwap:
 		if !bytes.Equal(present, c.old) {
 			return reply{outcomeConflict, present}
 		}
-		s.values[c.key] = c.value
+		s.put(c.key, c.value)
 	}
 	return reply{outcome: outcomeDone}
-}
-
-// Snapshot returns the whole map. The keys are sorted, so that equal stores
-// have equal snapshots.
-func (s *store) Snapshot() ([]byte, error) {
-	var b bytes.Buffer
-	e := msgpack.NewEncoder(&b)
-	must(e.EncodeMapLen(len(s.values)))
-	for _, key := range slices.Sorted(maps.Keys(s.values)) {
-		must(e.EncodeBytes([]byte(key)))
-		must(e.EncodeBytes(s.values[key]))
-	}
-	return b.Bytes(), nil
-}
-
-// Restore replaces the whole map, or leaves it as it is and returns an error.
-func (s *store) Restore(snapshot []byte) error {
-	d := newDecoder(snapshot)
-	n, err := d.DecodeMapLen()
-	if err != nil {
-		return fmt.Errorf("snapshot: %w", err)
-	}
-	if n < 0 || n > d.left.Len()/2 { // a key and a value take a byte each at least
-		return fmt.Errorf("snapshot: %d keys cannot be in %d bytes", n, d.left.Len())
-	}
-	values := make(map[string][]byte, n)
-	for range n {
-		key, err := d.bytes()
-		if err != nil {
-			return fmt.Errorf("snapshot: key: %w", err)
-		}
-		if values[string(key)], err = d.bytes(); err != nil {
-			return fmt.Errorf("snapshot: value of %q: %w", key, err)
-		}
-	}
-	if len(values) != n {
-		return errors.New("snapshot: a key occurs twice")
-	}
-	if err := d.end(); err != nil {
-		return fmt.Errorf("snapshot: %w", err)
-	}
-	s.values = values
-	return nil
 }
 
 // Commands and replies are MessagePack arrays: a number, then byte strings.
@@ -188,7 +149,7 @@ func encode(number uint8, fields ...[]byte) []byte {
 // decode copies the fields out of data, since data is raft's: it is valid only
 // during Apply.
 func decode(data []byte, count int) (number uint8, fields [][]byte, err error) {
-	d := newDecoder(data)
+	d := newDecoder(bytes.NewReader(data))
 	n, err := d.DecodeArrayLen()
 	if err != nil {
 		return 0, nil, err
@@ -200,7 +161,7 @@ func decode(data []byte, count int) (number uint8, fields [][]byte, err error) {
 		return 0, nil, err
 	}
 	for range count {
-		field, err := d.bytes()
+		field, err := d.bytes(nil)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -209,35 +170,47 @@ func decode(data []byte, count int) (number uint8, fields [][]byte, err error) {
 	return number, fields, d.end()
 }
 
-// decoder reads MessagePack and believes no length before it has seen that as
-// many bytes are there.
+// decoder reads MessagePack and believes no length that is larger than a command
+// may be.
 type decoder struct {
 	*msgpack.Decoder
-	left *bytes.Reader // the Decoder reads from it without buffering
+	from byteReader // the Decoder reads from it without buffering
 }
 
-func newDecoder(data []byte) decoder {
-	r := bytes.NewReader(data)
-	return decoder{msgpack.NewDecoder(r), r}
+type byteReader interface {
+	io.Reader
+	io.ByteScanner
 }
 
-func (d decoder) bytes() ([]byte, error) {
+func newDecoder(from byteReader) decoder { return decoder{msgpack.NewDecoder(from), from} }
+
+// bytes reads a byte string into b, or into memory of its own if there is not enough
+// of it. It never returns nil without an error.
+func (d decoder) bytes(b []byte) ([]byte, error) {
 	n, err := d.DecodeBytesLen()
 	if err != nil {
 		return nil, err
 	}
-	if n > d.left.Len() {
-		return nil, fmt.Errorf("%d bytes announced, %d are left", n, d.left.Len())
+	if n > maxCommandBytes {
+		return nil, fmt.Errorf("%d bytes, more than a command may have", n)
 	}
-	b := make([]byte, max(0, n)) // -1 stands for nil
-	return b, d.ReadFull(b)
+	n = max(0, n) // -1 stands for nil
+	if b == nil || n > cap(b) {
+		b = make([]byte, n)
+	}
+	return b[:n], d.ReadFull(b[:n])
 }
 
+// end returns an error unless everything is read.
 func (d decoder) end() error {
-	if n := d.left.Len(); n > 0 {
-		return fmt.Errorf("%d bytes too many", n)
+	switch _, err := d.from.ReadByte(); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return errors.New("bytes behind the end")
+	default:
+		return err
 	}
-	return nil
 }
 
 // must is for encoding into memory, which cannot fail.

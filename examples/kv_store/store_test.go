@@ -98,53 +98,6 @@ func TestStoreRefusesCommandsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-func TestSnapshotAndRestore(t *testing.T) {
-	a, b := newStore(), newStore()
-	apply(t, a, set("x", "1"), set("y", ""), set("\xff", "\x00"), set("z", "3"), remove("z"))
-	apply(t, b, set("y", ""), set("\xff", "\x00"), set("x", "1"))
-	first, err := a.Snapshot()
-	require.NoError(t, err)
-	second, err := b.Snapshot()
-	require.NoError(t, err)
-	require.Equal(t, first, second, "equal stores have equal snapshots")
-
-	c := newStore()
-	apply(t, c, set("old", "state"))
-	require.NoError(t, c.Restore(first))
-	require.Equal(t, []string{"done 1", "done", "done \x00", "absent", "absent"},
-		apply(t, c, get("x"), get("y"), get("\xff"), get("z"), get("old")))
-
-	empty, err := newStore().Snapshot()
-	require.NoError(t, err)
-	require.NoError(t, c.Restore(empty))
-	require.Empty(t, c.values)
-	require.Equal(t, []string{"done"}, apply(t, c, set("k", "v")))
-}
-
-func TestRestoreOfABrokenSnapshotChangesNothing(t *testing.T) {
-	from := newStore()
-	apply(t, from, set("x", "1"), set("y", "2"))
-	whole, err := from.Snapshot()
-	require.NoError(t, err)
-	bad := map[string][]byte{
-		"one byte more": append(bytes.Clone(whole), 0),
-		"huge count":    {0xdf, 0xff, 0xff, 0xff, 0xff},
-		"nil":           {0xc0},
-		"a key twice":   {0x82, 0xa1, 'x', 0xa1, '1', 0xa1, 'x', 0xa1, '2'},
-	}
-	for i := range whole {
-		bad[fmt.Sprintf("first %d bytes", i)] = whole[:i]
-	}
-	for name, snapshot := range bad {
-		t.Run(name, func(t *testing.T) {
-			s := newStore()
-			apply(t, s, set("k", "v"))
-			require.ErrorContains(t, s.Restore(snapshot), "snapshot: ")
-			require.Equal(t, []string{"done v"}, apply(t, s, get("k")))
-		})
-	}
-}
-
 func FuzzStore(f *testing.F) {
 	f.Add(swap("key", "old", "value").encode())
 	f.Add([]byte{0x81, 0xa1, 'x', 0xa1, '1'})

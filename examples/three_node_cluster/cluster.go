@@ -116,6 +116,7 @@ func (c *cluster) start(id raft.NodeID) error {
 	config := raft.NewConfig(id, c.peers[id], c.peers)
 	config.DataDir = filepath.Join(c.dir, string(id)+".raft")
 	config.SegmentBytes = 1 << 20 // reserved twice for each node: a tour needs little
+	config.TrailingEntries = 1    // kept behind a snapshot
 	config.Logger = c.nodeLog.Named(string(id))
 	m := &member{journal: new(journal)}
 	transport := raft.NewTCPTransport(c.peers, transportTimeout, raft.WithListener(listener))
@@ -174,6 +175,41 @@ func (c *cluster) propose(ctx context.Context, command string) (raft.Result, err
 			return raft.Result{}, err
 		}
 	}
+}
+
+// compact has the nodes that run take a snapshot and forget the entries before it.
+// A leader does not forget what a follower lacks that it was in contact with within
+// an election timeout, so the one that is away must have been so for longer.
+func (c *cluster) compact(ctx context.Context, away raft.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for !c.isSilent(away) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("no leader has missed %s: %w", away, context.Cause(ctx))
+		}
+	}
+	for _, m := range c.members {
+		if _, err := m.node.TakeSnapshot(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isSilent reports whether a leader has not heard from a node for an election timeout.
+func (c *cluster) isSilent(id raft.NodeID) bool {
+	for _, m := range c.members {
+		for _, peer := range m.node.Status().Peers { // a leader's
+			if peer.ID == id && peer.LastContact > transportTimeout {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // awaitEqual waits until every node has applied the same commands, in the same

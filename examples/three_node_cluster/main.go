@@ -38,7 +38,7 @@ const (
 	stepTimeout = 5 * time.Second
 
 	// tourTimeout bounds all of them together.
-	tourTimeout = 14 * time.Second
+	tourTimeout = 17 * time.Second
 
 	// readingTime is what a paragraph takes.
 	readingTime = 2 * time.Second
@@ -179,9 +179,15 @@ have heard nothing for an election timeout, they elect another leader.`, leader)
 		return err
 	}
 
+	s.step(ctx, `%s has been away for longer than an election timeout, so nothing is kept for it.
+The two others take snapshots of their state machines, and forget the log before.`, leader)
+	if err := s.compact(ctx, leader); err != nil {
+		return err
+	}
+
 	s.step(ctx, `%s comes back with its data directory: it knows its term, its vote and its log.
-What it missed is sent to it, and it applies the whole log to a new, empty state
-machine.`, leader)
+What it missed is in nobody's log any more. So it is sent the leader's snapshot: that
+takes the place of its own log, and its state machine restores it.`, leader)
 	if err := s.start(leader); err != nil {
 		return err
 	}

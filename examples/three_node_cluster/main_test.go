@@ -22,7 +22,7 @@ func TestTour(t *testing.T) {
 	require.Less(t, time.Since(start), 20*time.Second)
 	for _, line := range []string{
 		"ask for pre-votes", "grant vote", "become leader", "committed", "Now the leader",
-		"comes back", "All three nodes have applied the same", "All nodes have stopped",
+		"snapshot taken", "comes back", "install snapshot", "All three nodes have applied the same", "All nodes have stopped",
 	} {
 		require.Contains(t, out.String(), line)
 	}
