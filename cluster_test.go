@@ -179,7 +179,6 @@ func (c *cluster) stopAll() {
 func (c *cluster) node(id raft.NodeID) *raft.Node    { return c.members[id].node }
 func (c *cluster) disk(id raft.NodeID) *disk         { return c.members[id].disk }
 func (c *cluster) status(id raft.NodeID) raft.Status { return c.members[id].node.Status() }
-func (c *cluster) recorder(id raft.NodeID) *recorder { return c.members[id].machine.(*recorder) }
 func (c *cluster) applied(id raft.NodeID) []string {
 	return c.members[id].machine.(interface{ seen() []string }).seen()
 }

@@ -2,7 +2,6 @@ package raft
 
 import (
 	"context"
-	"io"
 	"math"
 	"strings"
 	"time"
@@ -269,14 +268,4 @@ func (n *rigNode) held() []EntryID {
 		}
 	}
 	return ids
-}
-
-// content reads the state in a snapshot of a node.
-func (n *rigNode) content(id EntryID) string {
-	reader, err := n.Snapshots().openSnapshot(id)
-	require.NoError(n.rig.t, err)
-	state, err := io.ReadAll(reader)
-	require.NoError(n.rig.t, err)
-	require.NoError(n.rig.t, reader.Close())
-	return string(state)
 }

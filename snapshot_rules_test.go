@@ -1,0 +1,355 @@
+package raft
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The rules about snapshots and compaction, one by one.
+
+// sender returns a cluster in which b leads, with a snapshot of entry 10 and a log from
+// 11 on, and sends that to a, which speaks through the test.
+func sending(t *testing.T) *rig {
+	r := newRig(t, "a b c")
+	r.tune = func(c *coreSettings) { c.chunkBytes = 100 }
+	r.startAt("b", at{log: "1 1 1 1 1 1 1 1 1 1 1 1", term: 1, commit: 12, compacted: 10})
+	r.settle()
+	r.crown("b")
+	r.reject("b", "a", 12, 3, 1)
+	r.settle()
+	return r
+}
+
+// chunk returns the chunk that is under way to a.
+func (r *rig) chunk() *InstallSnapshot {
+	r.settle()
+	chunks := mail[*InstallSnapshot](r, "b", "a")
+	require.Len(r.t, chunks, 1, "one chunk at a time")
+	return chunks[0]
+}
+
+func (r *rig) answerChunk(m *InstallSnapshot, response SnapshotResponse) {
+	response.Term, response.Incarnation = m.Term, r.node("a").incarnation
+	r.do("b", snapshotAnswered{"a", m.Term, EntryID{m.LastIndex, m.LastTerm}, &response, nil})
+	r.settle()
+}
+
+// Whatever a follower answers, a leader goes on with something that makes sense.
+func TestAnswersToChunks(t *testing.T) {
+	for name, test := range map[string]struct {
+		response SnapshotResponse
+		offset   uint64 // of the next chunk; -: none
+	}{
+		"the next one":         {SnapshotResponse{Next: 100}, 100},
+		"in the middle":        {SnapshotResponse{Next: 37}, 37},
+		"from the start":       {SnapshotResponse{}, 0},
+		"behind the end":       {SnapshotResponse{Next: math.MaxUint64}, 0},
+		"all, but not applied": {SnapshotResponse{Next: math.MaxInt64}, 0},
+		"the log of nobody":    {SnapshotResponse{Next: 100, Match: 1000}, 100},
+		"less than is kept":    {SnapshotResponse{Next: 100, Match: 9}, 100},
+	} {
+		r := sending(t)
+		first := r.chunk()
+		require.Zero(t, first.Offset)
+		if name == "all, but not applied" {
+			test.response.Next = first.Size
+		}
+		r.answerChunk(first, test.response)
+		require.True(t, r.up("b"), name)
+		require.Equal(t, test.offset, r.chunk().Offset, name)
+	}
+	for name, response := range map[string]SnapshotResponse{
+		"the snapshot": {Match: 10, Next: 300}, "what the log starts with": {Match: 10}, "more": {Match: 12, Next: 1},
+	} {
+		r := sending(t)
+		r.answerChunk(r.chunk(), response)
+		require.Empty(t, mail[*InstallSnapshot](r, "b", "a"), name)
+		require.Nil(t, r.core("b").peer("a").transfer, name)
+		entries := mail[*AppendEntries](r, "b", "a")
+		require.Equal(t, response.Match, entries[len(entries)-1].PrevLogIndex, name)
+	}
+}
+
+// An answer that belongs to another leadership, or to another snapshot, says nothing.
+func TestStaleAnswersToChunks(t *testing.T) {
+	r := sending(t)
+	first := r.chunk()
+	stale := &SnapshotResponse{Term: first.Term, Match: 12, Incarnation: r.node("a").incarnation}
+	r.do("b", snapshotAnswered{"a", first.Term - 1, EntryID{first.LastIndex, first.LastTerm}, stale, nil})
+	r.do("b", snapshotAnswered{"a", first.Term, EntryID{first.LastIndex - 1, first.LastTerm}, stale, nil})
+	r.do("b", snapshotAnswered{"c", first.Term, EntryID{first.LastIndex, first.LastTerm}, stale, nil})
+	r.settle()
+	require.Zero(t, r.core("b").peer("a").match)
+	require.True(t, r.core("b").peer("a").transfer.busy, "its answer is still waited for")
+	r.answerChunk(first, SnapshotResponse{Next: 100})
+	require.EqualValues(t, 100, r.chunk().Offset)
+
+	r.do("b", snapshotAnswered{"a", first.Term, EntryID{first.LastIndex, first.LastTerm}, &SnapshotResponse{Term: 9, Incarnation: r.node("a").incarnation}, nil})
+	require.Equal(t, Follower, r.core("b").role, "a later term ends the leadership")
+	require.Equal(t, Term(9), r.core("b").currentTerm)
+}
+
+// Chunks that cannot be are refused before anybody looks at them.
+func TestChunksThatCannotBe(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.startAt("b", at{log: "1 1", term: 2})
+	good := r.snapshotOf(2, r.log("1 1 1 2"))
+	for name, change := range map[string]func(*InstallSnapshot){
+		"no term":                     func(m *InstallSnapshot) { m.Term = 0 },
+		"no index":                    func(m *InstallSnapshot) { m.LastIndex = 0 },
+		"no last term":                func(m *InstallSnapshot) { m.LastTerm = 0 },
+		"of a term to come":           func(m *InstallSnapshot) { m.LastTerm = 3 },
+		"no size":                     func(m *InstallSnapshot) { m.Size = 0 },
+		"more than there is":          func(m *InstallSnapshot) { m.Size-- },
+		"behind the end":              func(m *InstallSnapshot) { m.Offset = m.Size },
+		"so far behind that it wraps": func(m *InstallSnapshot) { m.Offset = math.MaxUint64 - 5 },
+	} {
+		m := *good
+		change(&m)
+		answer := r.ask("a", "b", &m)
+		r.settle()
+		require.True(t, answer.done, name)
+		require.ErrorIs(t, answer.err, ErrInvalidMessage, name)
+		require.Empty(t, r.node("b").held())
+		require.Nil(t, r.core("b").incoming)
+	}
+	for name, change := range map[string]func(*InstallSnapshot){
+		"too small for a file":  func(m *InstallSnapshot) { m.Size, m.Data = 10, nil },
+		"too large for anybody": func(m *InstallSnapshot) { m.Size, m.Data = math.MaxUint64, nil },
+	} {
+		m := *good
+		change(&m)
+		answer := r.ask("a", "b", &m)
+		r.settle()
+		require.True(t, answer.done, name)
+		require.Error(t, answer.err, name)
+		require.True(t, r.up("b"), name)
+	}
+	require.EqualValues(t, 4, r.askSnapshot("a", "b", good).Match)
+}
+
+// L8: a snapshot that cannot be read stops the leader, and nothing leaves.
+func TestL8NothingLeavesThatCouldNotBeRead(t *testing.T) {
+	r := sending(t)
+	mail[*InstallSnapshot](r, "b", "a")
+	p := r.core("b").peer("a")
+	r.do("b", snapshotAnswered{from: "a", term: r.core("b").currentTerm, id: p.transfer.id, err: errReadInRig})
+	r.node("b").snapshots.slow = true
+	r.now += beat
+	r.do("b")
+	require.Len(t, r.node("b").snapshots.reads, 1)
+	r.do("b", chunkRead{snapshotRead: r.node("b").snapshots.reads[0], err: errReadInRig})
+	require.False(t, r.up("b"))
+	require.ErrorIs(t, r.node("b").failure, errReadInRig)
+	require.ErrorContains(t, r.node("b").failure, "raft: node b cannot read its snapshot of entry 10: ")
+	require.Empty(t, mail[*InstallSnapshot](r, "b", "a"))
+}
+
+// The snapshot that a chunk is read from may have been replaced by then: it begins anew
+// with the newer one.
+func TestSnapshotThatIsGoneIsReplaced(t *testing.T) {
+	r := sending(t)
+	mail[*InstallSnapshot](r, "b", "a")
+	r.acknowledge("b", "c", 13)
+	r.settle()
+	require.Equal(t, Index(13), r.takeSnapshot("b"))
+	p := r.core("b").peer("a")
+	r.do("b", snapshotAnswered{from: "a", term: r.core("b").currentTerm, id: p.transfer.id, response: &SnapshotResponse{Term: r.core("b").currentTerm, Next: 100, Incarnation: r.node("a").incarnation}})
+	require.Equal(t, Index(10), r.chunk().LastIndex, "it goes on: both are there")
+	r.do("b", chunkRead{snapshotRead: snapshotRead{peer: "a", term: r.core("b").currentTerm, id: p.transfer.id}, err: errReadInRig})
+	require.True(t, r.up("b"))
+	require.Equal(t, Index(13), r.chunk().LastIndex)
+}
+
+// A read of an earlier leadership neither closes nor replaces the file that is being
+// sent, and nothing stays open behind the end.
+func TestReadsOfTwoLeaderships(t *testing.T) {
+	r := newRig(t, "a")
+	store := NewMemorySnapshotStore()
+	store.options = r.fileOptions()
+	terms := strings.TrimSpace(strings.Repeat("1 ", 30))
+	r.writeSnapshot(store, r.log(terms).upTo(10))
+	r.writeSnapshot(store, r.log(terms).upTo(20))
+	older, newer := snapshotRead{peer: "b", id: EntryID{10, 1}, bytes: 100}, snapshotRead{peer: "b", id: EntryID{20, 1}, bytes: 100}
+	late, err := store.take(t.Context(), older)
+	require.NoError(t, err)
+	require.NoError(t, store.read(t.Context(), newer).err)
+	open := store.sending["b"]
+	require.NotNil(t, open)
+	store.keep("b", late, true)
+	require.Same(t, open, store.sending["b"])
+	_, err = late.ReadAt(make([]byte, 1), 0)
+	require.Error(t, err, "it is closed")
+
+	r.writeSnapshot(store, r.log(terms)) // the oldest one is gone, and what is sent is not
+	require.ErrorContains(t, store.read(t.Context(), older).err, "snapshot at entry 10")
+	newer.offset = 100
+	chunk := store.read(t.Context(), newer)
+	require.NoError(t, chunk.err)
+	for newer.offset < chunk.size {
+		chunk = store.read(t.Context(), newer)
+		require.NoError(t, chunk.err)
+		newer.offset += uint64(len(chunk.data))
+	}
+	require.Empty(t, store.sending)
+	require.NoError(t, store.close())
+}
+
+// overtaken returns a node that led, with a proposal that its state machine has not done
+// and two more behind it, all committed, when a snapshot took the place of its log.
+func overtaken(t *testing.T, cache int) (r *rig, first, others []*outcome) {
+	r = newRig(t, "a b c")
+	r.cache = cache
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("b")
+	r.node("b").slow = true
+	first = r.propose("b", "x")
+	r.settle()
+	require.NotNil(t, r.node("b").task)
+	others = r.propose("b", "y", "z")
+	r.settle()
+	require.Equal(t, Index(5), r.core("b").commitIndex)
+	r.isolate("b")
+	r.elect("a")
+	r.propose("a", "later", "latest")
+	r.settle()
+	r.pass(2 * wait) // nothing is kept for b any more
+	index := r.takeSnapshot("a")
+	r.settle()
+	require.Greater(t, r.core("a").log.firstKept(), Index(6))
+	r.heal()
+	r.pass(4 * beat)
+	require.Equal(t, index, r.core("b").snapshot.Index)
+	return r, first, others
+}
+
+// Who waits for an entry whose place a snapshot has taken is told that the outcome is
+// unknown. What the state machine has in hands it may still do.
+func TestWaitsForWhatASnapshotHasReplaced(t *testing.T) {
+	for name, cache := range map[string]int{"entries in memory": 1 << 20, "entries on disk": 1} {
+		t.Run(name, func(t *testing.T) {
+			r, first, others := overtaken(t, cache)
+			for _, o := range others {
+				require.True(t, o.ended)
+				unknown, ok := o.err.(*OutcomeUnknownError)
+				require.True(t, ok, "%v", o.err)
+				require.Equal(t, errOvertaken, unknown.Cause)
+			}
+			require.False(t, first[0].ended)
+			r.node("b").slow = false
+			r.pass(beat)
+			require.True(t, first[0].ended)
+			if cache == 1 {
+				require.ErrorIs(t, first[0].err, errOvertaken)
+			} else {
+				require.NoError(t, first[0].err)
+			}
+			require.Equal(t, 1, r.node("b").machine.restores)
+			r.requireHealthy()
+		})
+	}
+}
+
+// A snapshot that newer ones have replaced before the state machine could restore it is
+// not needed: the log is there, or a newer one.
+func TestRestoreOfASnapshotThatIsGone(t *testing.T) {
+	terms := strings.TrimSpace(strings.Repeat("1 ", 30))
+	r := newRig(t, "a b c")
+	r.node("b").slow = true
+	r.startAt("b", at{log: terms, term: 1, commit: 30, snapshot: 10})
+	r.settle()
+	require.Equal(t, EntryID{10, 1}, r.node("b").task.restore)
+	for _, index := range []Index{20, 25} {
+		written := r.node("b").Snapshots().write(t.Context(), snapshotJob{metadata: SnapshotMetadata{EntryID: EntryID{index, 1}}, view: stateView(nil)})
+		require.NoError(t, written.err)
+	}
+	r.node("b").slow = false
+	r.settle()
+	require.True(t, r.up("b"))
+	r.requireApplied("b", terms)
+	require.Zero(t, r.node("b").machine.restores)
+}
+
+// A snapshot never covers what is not on this node's own disk: that of a leader may be
+// behind what is committed and applied.
+func TestSnapshotWaitsForTheDisk(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.stall("a")
+	r.propose("a", "x", "y")
+	r.settle()
+	require.Greater(t, r.node("a").driver.applied, r.core("a").log.durable)
+	taken := Index(0)
+	r.wantSnapshot("a", func(index Index, err error) {
+		require.NoError(t, err)
+		taken = index
+	})
+	r.settle()
+	require.Zero(t, taken)
+	require.Empty(t, r.node("a").held())
+	r.resume("a")
+	require.Equal(t, Index(4), taken)
+	require.Equal(t, []EntryID{{4, 2}}, r.node("a").held())
+}
+
+// What followers in contact lack is kept, up to a bound; for others nothing is.
+func TestWhatIsKeptForFollowers(t *testing.T) {
+	compacted := func(change func(*rig, *progress)) Index {
+		r := newRig(t, "a b c")
+		r.startAt("b", at{log: strings.TrimSpace(strings.Repeat("1 ", 30)), term: 1, commit: 20})
+		r.settle()
+		r.crown("b")
+		r.settle()
+		r.acknowledge("b", "a", 8)
+		r.acknowledge("b", "c", 31)
+		r.settle()
+		require.Equal(t, Index(31), r.node("b").driver.applied)
+		change(r, r.core("b").peer("a"))
+		require.Equal(t, Index(31), r.takeSnapshot("b"))
+		return r.core("b").log.compacted.Index
+	}
+	require.Equal(t, Index(8), compacted(func(*rig, *progress) {}), "a is there, and has that much")
+	require.Equal(t, Index(30), compacted(func(r *rig, _ *progress) {
+		r.now += wait
+		r.acknowledge("b", "c", 31)
+	}), "a has not been heard of for a timeout")
+	require.Equal(t, Index(30), compacted(func(_ *rig, p *progress) { p.otherDisk = true }))
+	require.Equal(t, Index(25), compacted(func(r *rig, p *progress) {
+		p.transfer = &transfer{id: EntryID{25, 1}}
+		r.core("b").forget(r.now, 30, 0)
+	}), "it will need what is behind its snapshot")
+	require.Equal(t, Index(20), compacted(func(r *rig, _ *progress) {
+		r.node("b").driver.settings.snapshotBytes = 1
+		r.node("b").driver.compaction.marks = []mark{{20, 0}, {31, 10_000}}
+		r.node("b").driver.compaction.bytes = 10_000
+	}), "there is a bound in bytes")
+}
+
+// More chunks than can be stored at a time are refused, and those that wait when the
+// node stops are answered.
+func TestChunksThatWaitAreBounded(t *testing.T) {
+	l := newStoppedLoop(t)
+	answered := make([]error, maxChunks+2)
+	w := work{}
+	for i := range answered {
+		w.chunks = append(w.chunks, snapshotArrived{&InstallSnapshot{}, func(_ any, err error) { answered[i] = err }})
+	}
+	l.carryOutSnapshots(w)
+	for i, err := range answered {
+		require.Equal(t, i >= maxChunks, err != nil, "chunk %d", i)
+	}
+	require.ErrorContains(t, answered[maxChunks], fmt.Sprintf("has %d chunks of snapshots to store already", maxChunks))
+	l.group.Go(l.receive)
+	require.True(t, l.node.inbox.post(chunkStored{chunk: snapshotArrived{&InstallSnapshot{}, func(_ any, err error) { answered[maxChunks] = err }}}))
+	l.shutDown(errors.New("the disk is gone"))
+	for i, err := range answered[:maxChunks+1] {
+		require.ErrorIs(t, err, ErrStopped, "chunk %d", i)
+	}
+}
