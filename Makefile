@@ -4,12 +4,13 @@ GO         ?= go
 FUZZTIME   ?= 1m
 BENCH      ?= .
 HISTORIES  ?= 300
+MUTANTS    ?= .
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The modules below the main one, each a directory with a go.mod.
 NESTED = $(patsubst %/go.mod,%,$(sort $(shell find internal -name go.mod)))
 
-.PHONY: all verify fix build test race fuzz lincheck bench
+.PHONY: all verify fix build test race fuzz lincheck bench mutants
 
 all: verify
 
@@ -53,3 +54,7 @@ lincheck:
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# Whether the tests notice mistakes: one after another is made in a copy.
+mutants:
+	$(GO) run ./internal/mutants -run '$(MUTANTS)'

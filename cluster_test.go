@@ -209,6 +209,16 @@ func (c *cluster) eventually(within time.Duration, what string, holds func() boo
 	}
 }
 
+// awaitEnd waits for a node that is to stop by itself.
+func (c *cluster) awaitEnd(id raft.NodeID) {
+	c.t.Helper()
+	select {
+	case <-c.node(id).Done():
+	case <-time.After(10 * electionTimeout):
+		require.FailNow(c.t, "the node goes on", "%s", id)
+	}
+}
+
 // leader waits until one of the running nodes leads, all of them follow it,
 // and it has committed an entry of its own; it returns it.
 func (c *cluster) leader() raft.NodeID {

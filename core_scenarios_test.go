@@ -212,6 +212,19 @@ func TestW6LeaderThatLostCommittedEntriesStopsTheFollower(t *testing.T) {
 	require.Equal(t, "1 1 2", r.saved("b"))
 }
 
+// W6: an acknowledgement of what the leader itself does not have is no bug of this
+// node, and does not make it one.
+func TestW6AcknowledgementBeyondTheLogIsIgnored(t *testing.T) {
+	r := leading(t, at{log: "1 1", term: 2})
+	r.finishWrite("b")
+	r.acknowledge("b", "a", 4)
+	require.True(t, r.told("b", "ignore acknowledgement"))
+	require.Zero(t, r.core("b").peer("a").match)
+	require.Zero(t, r.core("b").commitIndex)
+	r.acknowledge("b", "a", 3)
+	require.Equal(t, Index(3), r.core("b").commitIndex)
+}
+
 // A node whose storage does not fit together does not start.
 func TestW6StorageThatLostEntriesIsRefused(t *testing.T) {
 	settings := coreSettings{id: "a", electionTimeout: wait}

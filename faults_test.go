@@ -713,7 +713,7 @@ func TestFailedWriteStopsTheNode(t *testing.T) {
 		// The followers commit it all the same, but this node stops before it hears of it, or after.
 		pending := c.proposeLater(t.Context(), leader, "unlucky")
 		node := c.node(leader)
-		<-node.Done()
+		c.awaitEnd(leader)
 		writes := c.disk(leader).writes()
 		require.ErrorIs(t, node.Err(), errDisk)
 		require.Contains(t, node.Status().Reason, errDisk.Error())
@@ -748,7 +748,7 @@ func TestFailedWriteForgetsNobody(t *testing.T) {
 			for i := range lag + 1 {
 				c.node(leader).ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
 			}
-			<-c.node(leader).Done()
+			c.awaitEnd(leader)
 			synctest.Wait()
 			require.Len(t, outcomes, lag+1)
 		})
@@ -773,7 +773,7 @@ func TestFailedWriteForgetsNoRefusal(t *testing.T) {
 			for range commands {
 				node.ProposeAsync([]byte("y"), func(_ raft.Result, err error) { outcomes <- err })
 			}
-			<-node.Done()
+			c.awaitEnd(follower)
 			synctest.Wait() // for the callbacks of what came after that
 			require.Len(t, outcomes, commands)
 			for range commands {

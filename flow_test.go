@@ -198,6 +198,29 @@ func TestWritesAreBounded(t *testing.T) {
 	require.Equal(t, last, loaded(r.node("a").storage).Last)
 }
 
+// A candidate's own vote may be durable before all of the log that it speaks of,
+// if that does not fit into one write. It waits for the rest.
+func TestCandidacyWaitsForTheWholeLog(t *testing.T) {
+	r := follower(t, at{log: "1 1", term: 2})
+	r.stall("b")
+	r.timeOut("b")
+	r.node("b").driver.verify = false // which would copy it all for each step
+	for range maxWriteRuns + 2 {      // a run each
+		r.core("b").log.appendRun(run{1, r.core("b").log.last() + 1, 1, appendEntry(nil, EntryCommand, nil)})
+	}
+	r.grant("b")
+	require.Equal(t, Candidate, r.core("b").role)
+	r.take("b", "c")
+	for r.core("b").durable < r.core("b").candidacy {
+		r.finishWrite("b")
+	}
+	require.Empty(t, mail[*VoteRequest](r, "b", "c"))
+	for r.node("b").saving != nil {
+		r.finishWrite("b")
+	}
+	require.Len(t, mail[*VoteRequest](r, "b", "c"), 1)
+}
+
 // A leader whose own disk is slow holds its callers back, though its followers
 // commit and everything is applied.
 func TestLeadersSlowDiskHoldsBackProposals(t *testing.T) {

@@ -14,7 +14,7 @@ func TestQueueCountsWhatACommandCosts(t *testing.T) {
 	const bound = 1 << 20
 	q := newInbox(bound, 1<<16)
 	n := 0
-	for q.enqueue(nil, proposal{done: func(Result, error) {}}) == nil {
+	for n < bound && q.enqueue(nil, proposal{done: func(Result, error) {}}) == nil {
 		n++
 	}
 	require.LessOrEqual(t, n, bound/proposalBytes)
@@ -101,6 +101,26 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 		}
 		for _, cancel := range leave {
 			cancel()
+		}
+	})
+}
+
+// A2: who waits for room is told when the queue is closed.
+func TestA2WaitForRoomEndsWithTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInbox(1000, 1000)
+		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		ended := make(chan error, 3)
+		for range cap(ended) {
+			go func() { ended <- q.enqueueWait(t.Context(), make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+		}
+		synctest.Wait()
+		require.Empty(t, ended)
+		require.Len(t, q.close(ErrStopped).batches, 1)
+		synctest.Wait()
+		require.Len(t, ended, cap(ended))
+		for range cap(ended) {
+			require.ErrorIs(t, <-ended, ErrStopped)
 		}
 	})
 }

@@ -77,7 +77,7 @@ func TestFailedReadStopsTheNode(t *testing.T) {
 		c.disk(leader).failReads(errDisk)
 		c.network.Heal()
 		node := c.node(leader)
-		<-node.Done()
+		c.awaitEnd(leader)
 		require.ErrorIs(t, node.Err(), errDisk)
 		require.ErrorContains(t, node.Err(), "raft: node "+string(leader)+" cannot read entries ")
 		require.Contains(t, node.Status().Reason, errDisk.Error())
@@ -85,7 +85,7 @@ func TestFailedReadStopsTheNode(t *testing.T) {
 		c.propose(c.leader(), "goes on")
 
 		c.start(leader) // to apply its log it has to read it
-		<-c.node(leader).Done()
+		c.awaitEnd(leader)
 		require.ErrorIs(t, c.node(leader).Err(), errDisk)
 		require.ErrorContains(t, c.node(leader).Err(), "cannot be read to apply them")
 		c.stop(leader)
@@ -132,7 +132,7 @@ func TestCompactedLogWithoutASnapshotIsRefused(t *testing.T) {
 		c.stop("a")
 		require.NoError(t, c.disk("a").Save(raft.SaveBatch{Compacted: raft.EntryID{Index: 2, Term: 2}}))
 		c.start("a")
-		<-c.node("a").Done()
+		c.awaitEnd("a")
 		require.Error(t, c.node("a").Err())
 	})
 }

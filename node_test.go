@@ -199,7 +199,7 @@ func TestA3PanicInApplyStopsTheNode(t *testing.T) {
 		for i := range cap(outcomes) {
 			node.ProposeAsync(fmt.Append(nil, i), func(result raft.Result, err error) { outcomes <- outcome{result, err} })
 		}
-		<-node.Done()
+		c.awaitEnd("a")
 		require.ErrorContains(t, node.Err(), "seven is too many")
 		require.ErrorContains(t, node.Err(), "panicked at entry")
 		require.Contains(t, node.Status().Reason, "seven is too many")
@@ -421,7 +421,7 @@ func TestA3GoexitInApplyStopsTheNode(t *testing.T) {
 			ended:   func(*testing.T, raft.NodeID, error) {},
 		})
 		pending := c.proposeLater(context.Background(), "a", "x")
-		<-c.node("a").Done()
+		c.awaitEnd("a")
 		require.ErrorContains(t, c.node("a").Err(), "ended the goroutine")
 		requireUnknown(t, receive(t, pending, "the outcome").err)
 	})

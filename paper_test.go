@@ -610,6 +610,7 @@ func TestPaperPreVoteIsNoVote(t *testing.T) {
 	r.finishWrite("b")
 	r.do("b", voteAnswered{"a", 3, true, &VoteResponse{Term: 2, VoteGranted: true, PreVote: true, Incarnation: r.node("a").incarnation}, nil})
 	r.do("b", voteAnswered{"c", 3, false, &VoteResponse{Term: 2, VoteGranted: true, PreVote: true, Incarnation: r.node("c").incarnation}, nil})
+	r.do("b", voteAnswered{"c", 3, false, &VoteResponse{Term: 3, VoteGranted: true, PreVote: true, Incarnation: r.node("c").incarnation}, nil})
 	require.Equal(t, Candidate, r.core("b").role)
 }
 

@@ -1067,6 +1067,43 @@ func TestTCPBadResponses(t *testing.T) {
 	}
 }
 
+// A peer that answers the appends of a stream out of order mixes them up: nothing
+// that it says counts.
+func TestTCPAnswersOutOfOrder(t *testing.T) {
+	first, _ := newTCPPair(t, time.Second)
+	a := startTCP(t, first)
+	listener := listen(t)
+	a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		wire.ReadHello(r)
+		conn.Write((&wire.Welcome{Version: 1}).Append(nil))
+		var ids []uint64
+		for range 2 {
+			body, _ := wire.ReadFrame(r, &wire.Gate{})
+			_, id, _, _ := wire.ParseBody(body)
+			ids = append(ids, id)
+		}
+		answer, _ := AppendResponse{Term: 3, Success: true, Match: 1}.AppendBinary(nil)
+		for _, id := range []uint64{ids[1], ids[0]} {
+			conn.Write(rawFrame(t, kindStreamedAppend+kindResponse, id, answer))
+		}
+		io.Copy(io.Discard, r)
+	}()
+	stream, events := openTestStream(a.transportNode, "raw")
+	defer stream.Close()
+	for i := range Index(2) {
+		require.True(t, stream.Send(someAppend(Header{From: "a", To: "raw"}, i+1, "x")))
+	}
+	assert.ErrorIs(t, awaitValue(t, events.closed, "the end of the stream"), ErrInvalidMessage)
+	assert.Empty(t, events.responses)
+}
+
 // A refusal's code is not cut to its low bits either.
 func TestTCPRefusalWithAHugeCode(t *testing.T) {
 	first, _ := newTCPPair(t, time.Second)

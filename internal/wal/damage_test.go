@@ -537,19 +537,26 @@ func allocatedBy(call func()) uint64 {
 // for.
 func TestD11LengthOfALargeFile(t *testing.T) {
 	h := header{number: 1, salt: 5, size: 64 << 20, firstBatch: 1}
-	for _, h2 := range []head{
-		{number: 1, recordsLength: 60 << 20}, {number: 1, bodiesLength: 60 << 20},
-		{number: 1, recordsLength: 30 << 20, bodiesLength: 30 << 20},
+	for _, c := range []struct {
+		state uint32 // as the header says
+		head  head
+	}{
+		{60 << 20, head{}},
+		{0, head{number: 1, recordsLength: 60 << 20}},
+		{0, head{number: 1, bodiesLength: 60 << 20}},
+		{0, head{number: 1, recordsLength: 30 << 20, bodiesLength: 30 << 20}},
 	} {
 		disk := vfs.NewMemory()
 		require.NoError(t, disk.MkdirAll("log"))
 		file, err := disk.Create("log/" + fileName(1, segmentSuffix))
 		require.NoError(t, err)
 		require.NoError(t, file.Allocate(h.size))
-		_, err = file.WriteAt(h.encode(), 0)
+		header := h.encode()
+		binary.BigEndian.PutUint32(header[92:], c.state)
+		_, err = file.WriteAt(header, 0)
 		require.NoError(t, err)
 		b := make([]byte, headBytes)
-		h2.encode(b, h.salt, h.length())
+		c.head.encode(b, h.salt, h.length())
 		_, err = file.WriteAt(b, h.length())
 		require.NoError(t, err)
 		require.NoError(t, file.Sync())
