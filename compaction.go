@@ -1,11 +1,8 @@
 package raft
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -60,31 +57,6 @@ type captureTask struct {
 	syncOnly bool
 }
 
-// snapshotJob is a state to be written.
-type snapshotJob struct {
-	metadata SnapshotMetadata
-	view     SnapshotView // nil if there is none
-}
-
-// writeTo has the view write its state, and closes it. A panic of it is an error,
-// which stops nothing: the state machine itself is as it was.
-func (j snapshotJob) writeTo(ctx context.Context, w io.Writer) (err error) {
-	defer func() { err = errors.Join(err, j.close()) }()
-	defer viewPanicked(&err)
-	return j.view.WriteTo(ctx, w)
-}
-
-func (j snapshotJob) close() (err error) {
-	defer viewPanicked(&err)
-	return j.view.Close()
-}
-
-func viewPanicked(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("the view of the state machine panicked: %v\n%s", p, debug.Stack())
-	}
-}
-
 type (
 	// snapshotWanted: somebody wants one of everything that is applied now.
 	snapshotWanted struct{ done func(Index, error) }
@@ -111,53 +83,6 @@ type (
 
 // retrySnapshot is how long a snapshot that failed is not tried again by itself.
 const retrySnapshot = time.Minute
-
-// startDriver returns the driver of a node that starts, with the state that its
-// state machine begins with: that of the newest snapshot, or what it has kept itself.
-func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable DurableStateMachine, settings driverSettings) (*driver, error) {
-	id, first := c.settings.id, c.log.firstKept()
-	if snapshots == nil {
-		return nil, fmt.Errorf("%w of node %q: its Storage returns no SnapshotStore", ErrConfig, id)
-	}
-	if err := snapshots.open(c.settings.fingerprint); err != nil {
-		return nil, fmt.Errorf("raft: node %s cannot open its snapshots: %w", id, err)
-	}
-	var applied Index
-	if settings.durableMachine = durable != nil; durable != nil {
-		var err error
-		if applied, err = durable.AppliedIndex(); err != nil {
-			return nil, fmt.Errorf("raft: the state machine of node %s does not say what it has applied: %w", id, err)
-		}
-	}
-	newest, size, err := snapshots.newest(ctx, first-1)
-	var damage *CorruptError
-	switch covered := applied >= first-1; {
-	case err != nil && !(covered && errors.As(err, &damage)):
-		return nil, fmt.Errorf("raft: node %s cannot use its snapshots, and its log starts at entry %d: %w", id, first, err)
-	case newest == nil && !covered:
-		return nil, fmt.Errorf("raft: node %s has no snapshot, and its log starts at entry %d: its state machine would never see those before", id, first)
-	case newest != nil:
-		if err := c.install(0, *newest); err != nil {
-			return nil, err
-		}
-	}
-	if applied > c.log.last() {
-		return nil, fmt.Errorf("raft: the state machine of node %s has applied entry %d, and its log ends at %d: one of them is another node's, or has lost something", id, applied, c.log.last())
-	}
-	for _, info := range snapshots.files.List() {
-		if info.Err != nil {
-			c.tell("pass over snapshot", "", "that of entry %d is damaged: %v", info.Index, info.Err)
-		}
-	}
-	d := newDriver(c, settings)
-	d.compaction.size = size
-	if durable != nil {
-		c.commitTo(applied) // it was given only what is committed
-		d.applied = applied
-		d.compaction.fresh, d.compaction.last = false, mark{index: applied}
-	}
-	return d, nil
-}
 
 // schedule hands the applier its next task, one at a time.
 func (d *driver) schedule(now time.Duration) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -512,6 +513,53 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 		snapshotBytes:     n.config.SnapshotBytes,
 		trailingEntries:   n.config.TrailingEntries,
 	})
+}
+
+// startDriver returns the driver of a node that starts, with the state that its
+// state machine begins with: that of the newest snapshot, or what it has kept itself.
+func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable DurableStateMachine, settings driverSettings) (*driver, error) {
+	id, first := c.settings.id, c.log.firstKept()
+	if snapshots == nil {
+		return nil, fmt.Errorf("%w of node %q: its Storage returns no SnapshotStore", ErrConfig, id)
+	}
+	if err := snapshots.open(c.settings.fingerprint); err != nil {
+		return nil, fmt.Errorf("raft: node %s cannot open its snapshots: %w", id, err)
+	}
+	var applied Index
+	if settings.durableMachine = durable != nil; durable != nil {
+		var err error
+		if applied, err = durable.AppliedIndex(); err != nil {
+			return nil, fmt.Errorf("raft: the state machine of node %s does not say what it has applied: %w", id, err)
+		}
+	}
+	newest, size, err := snapshots.newest(ctx, first-1)
+	var damage *CorruptError
+	switch covered := applied >= first-1; {
+	case err != nil && !(covered && errors.As(err, &damage)):
+		return nil, fmt.Errorf("raft: node %s cannot use its snapshots, and its log starts at entry %d: %w", id, first, err)
+	case newest == nil && !covered:
+		return nil, fmt.Errorf("raft: node %s has no snapshot, and its log starts at entry %d: its state machine would never see those before", id, first)
+	case newest != nil:
+		if err := c.install(0, *newest); err != nil {
+			return nil, err
+		}
+	}
+	if applied > c.log.last() {
+		return nil, fmt.Errorf("raft: the state machine of node %s has applied entry %d, and its log ends at %d: one of them is another node's, or has lost something", id, applied, c.log.last())
+	}
+	for _, info := range snapshots.files.List() {
+		if info.Err != nil {
+			c.tell("pass over snapshot", "", "that of entry %d is damaged: %v", info.Index, info.Err)
+		}
+	}
+	d := newDriver(c, settings)
+	d.compaction.size = size
+	if durable != nil {
+		c.commitTo(applied) // it was given only what is committed
+		d.applied = applied
+		d.compaction.fresh, d.compaction.last = false, mark{index: applied}
+	}
+	return d, nil
 }
 
 // drawNumber returns a random number that is not 0.

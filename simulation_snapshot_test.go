@@ -71,7 +71,16 @@ func (n *simNode) store(chunk snapshotArrived) any {
 	if begins && stored.err == nil && stored.complete == nil && stored.next > fresh {
 		n.world.Count("transfers resumed")
 	}
+	if stored.complete == nil && !n.over && n.random.IntN(20) == 0 {
+		n.failSoon()
+	}
 	return stored
+}
+
+// failSoon ends the process when that hurts most, and has it come back.
+func (n *simNode) failSoon() {
+	n.world.After(n.takes(200*time.Millisecond), func() { simMachines{n.simulation}.Kill(n.number) })
+	n.world.After(500*time.Millisecond, func() { simMachines{n.simulation}.Start(n.number) })
 }
 
 func (n *simNode) count(err error, good, bad string) {

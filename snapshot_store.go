@@ -7,6 +7,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 
 	"github.com/seed-8da499c8/raft/internal/snapshot"
@@ -104,6 +105,31 @@ func (s *SnapshotStore) metadata(id snapshot.ID) (SnapshotMetadata, error) {
 		return SnapshotMetadata{}, errors.Join(err, reader.Close())
 	}
 	return m, reader.Close()
+}
+
+// snapshotJob is a state to be written.
+type snapshotJob struct {
+	metadata SnapshotMetadata
+	view     SnapshotView // nil if there is none
+}
+
+// writeTo has the view write its state, and closes it. A panic of it is an error,
+// which stops nothing: the state machine itself is as it was.
+func (j snapshotJob) writeTo(ctx context.Context, w io.Writer) (err error) {
+	defer func() { err = errors.Join(err, j.close()) }()
+	defer viewPanicked(&err)
+	return j.view.WriteTo(ctx, w)
+}
+
+func (j snapshotJob) close() (err error) {
+	defer viewPanicked(&err)
+	return j.view.Close()
+}
+
+func viewPanicked(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the view of the state machine panicked: %v\n%s", p, debug.Stack())
+	}
 }
 
 // write writes a snapshot and makes it durable.
