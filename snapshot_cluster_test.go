@@ -250,3 +250,38 @@ func (b *bulky) Restore(state []byte) error {
 	}
 	return nil
 }
+
+// A5: TakeSnapshot waits for Run, and for something to cover. It needs no leader.
+func TestA5TakeSnapshotBeforeThereIsAnything(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 3, clusterOptions{})
+		a := c.build("a")
+		taken := make(chan raft.Index, 1)
+		go func() {
+			index, err := a.node.TakeSnapshot(t.Context())
+			require.NoError(t, err)
+			taken <- index
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), electionTimeout)
+		defer cancel()
+		c.run(a)
+		_, err := a.node.TakeSnapshot(ctx)
+		require.NoError(t, err, "the first configuration is applied")
+		require.EqualValues(t, 1, receive(t, taken, "the index"))
+		require.Empty(t, c.status("a").Leader)
+		_, err = a.node.TakeSnapshot(ctx)
+		require.NoError(t, err)
+
+		b := c.build("b")
+		b.kill, b.ended = func() {}, make(chan struct{})
+		close(b.ended)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := b.node.TakeSnapshot(t.Context())
+			ended <- err
+		}()
+		synctest.Wait()
+		require.NoError(t, b.node.Stop(t.Context()))
+		require.ErrorIs(t, <-ended, raft.ErrStopped)
+	})
+}
