@@ -390,7 +390,7 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 		n.world.Count("transfers interrupted")
 	}
 	n.disk = n.disk.CrashClone(mode, seed)
-	if mode != vfs.CrashKill && !n.rotten && n.random.IntN(8) == 0 {
+	if mode != vfs.CrashKill && !n.rotten && n.random.IntN(2) == 0 {
 		n.rot()
 	}
 	n.end()
