@@ -130,7 +130,7 @@ func (j *Judge) logMatching(o Observation, k *known) {
 			from = k.checked + 1 // what is before that was looked at, and has not changed
 		}
 	}
-	before := uint64(0)
+	before := o.Forgotten
 	if from > max(o.First, 1) {
 		before = k.term
 	}
