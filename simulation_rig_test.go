@@ -420,6 +420,9 @@ func (n *simNode) fail(cause error, w work) {
 	_ = n.storage.Close()
 	n.disk = n.disk.CrashClone(vfs.CrashKill, 0)
 	n.end()
+	if n.over && errors.Is(cause, vfs.ErrIO) { // it hears only now of a write that failed before
+		n.world.After(simElectionTimeout/10, n.start)
+	}
 }
 
 // heal ends what faults did to the machine.
