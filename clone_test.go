@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
 // step is what one advance was given.
@@ -47,7 +49,7 @@ func describe(w work) string {
 // original, and what happens to both alike leads to the same.
 func TestCloneIsIndependentAndActsAlike(t *testing.T) {
 	seeds := uint64(40)
-	if testing.Short() || raceEnabled {
+	if testenv.Brief() {
 		seeds = 8
 	}
 	for seed := range seeds {

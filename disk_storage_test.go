@@ -365,6 +365,7 @@ func TestDiskStorageLeavesForeignFilesAlone(t *testing.T) {
 }
 
 func TestCheckDiskStorage(t *testing.T) {
+	t.Parallel()
 	disk := vfs.NewMemory()
 	require.NoError(t, CheckStorage(func() (Storage, error) { return openTestStorage(disk) }))
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -61,7 +62,7 @@ func (r *rig) cutPower(id NodeID, random *rand.Rand) {
 // dark again and again.
 func TestD16WholeClusterPowerCut(t *testing.T) {
 	instants := 1000
-	if testing.Short() || raceEnabled {
+	if testenv.Brief() {
 		instants = 60
 	}
 	for _, names := range []string{"a b c", "a b c d e"} {

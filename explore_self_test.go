@@ -50,6 +50,7 @@ func answersAtOnce(x *explorer, p *process) {
 // comes to that. Properties that would tell at once are left out where what
 // matters is whether the explorer finds what follows.
 func TestExplorationFindsFaults(t *testing.T) {
+	t.Parallel()
 	for _, f := range []struct {
 		name  string
 		fault fault
@@ -78,6 +79,7 @@ func TestExplorationFindsFaults(t *testing.T) {
 // What the hash of a node leaves out makes no difference: two nodes of equal hash
 // come into nodes of equal hash by whatever happens to them, and send the same.
 func TestExploredNodesOfEqualHashActAlike(t *testing.T) {
+	t.Parallel()
 	for _, s := range scopes {
 		x := newExplorer(s)
 		x.twins = map[*member]*member{}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
 var exploreStates = flag.Int("explore.states", 0, "how many distinct states TestExploration visits in each of its scopes; 0: 50,000, or 10,000 where all is slow")
@@ -17,7 +19,7 @@ func statesToExplore() int {
 	switch {
 	case *exploreStates > 0:
 		return *exploreStates
-	case testing.Short() || raceEnabled:
+	case testenv.Brief():
 		return 10_000
 	default:
 		return 50_000
@@ -592,6 +594,7 @@ const (
 
 // No interleaving of whatever may happen breaks a property.
 func TestExploration(t *testing.T) {
+	t.Parallel()
 	for _, s := range scopes {
 		t.Run(s.name, func(t *testing.T) {
 			t.Logf("%d commands, %d crashes, terms up to %d, %d entries under way to a follower, pre-votes %v", s.commands, s.crashes, s.terms, s.window, s.preVotes)

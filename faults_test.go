@@ -232,6 +232,7 @@ func TestF2BackPressureEndsAtOnce(t *testing.T) {
 }
 
 func TestF4SlowDisksOfTheMinority(t *testing.T) {
+	t.Parallel()
 	for nodes, slow := range map[int]int{3: 1, 5: 2} {
 		t.Run(fmt.Sprintf("%d of %d", slow, nodes), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -264,13 +265,16 @@ func TestF4SlowDisksOfTheMinority(t *testing.T) {
 }
 
 func TestN1BulkDelaysNoHeartbeat(t *testing.T) {
+	t.Parallel()
 	for name, slow := range map[string]int{"one slow link": 1, "both links slow": 2} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				const entries, size, rate = 64, 1 << 20, 1_000_000
 				c := startCluster(t, 3, clusterOptions{
-					machine:   func(raft.NodeID) raft.StateMachine { return new(counting) },
-					configure: func(config *raft.Config) { config.HeartbeatInterval = 50 * time.Millisecond },
+					machine: func(raft.NodeID) raft.StateMachine { return new(counting) },
+					configure: func(config *raft.Config) {
+						config.HeartbeatInterval, config.MaxPendingBytes = 50*time.Millisecond, 2*entries*size
+					},
 				})
 				leader := c.leader()
 				term := c.status(leader).Term

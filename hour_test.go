@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft"
+	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
 // history is what all lives of all state machines of a cluster have applied: a
@@ -105,10 +106,10 @@ func surviveAnHour(t *testing.T, nodes int) {
 	switch {
 	case testing.Short():
 		length /= 10
-	case raft.UnderRace:
+	case testenv.Race:
 		length /= 4
 	}
-	if !testing.Short() || raft.UnderRace {
+	if !testing.Short() || testenv.Race {
 		raft.WithoutVerification(t) // it takes longer with each entry
 	}
 	seed := rand.Uint64()

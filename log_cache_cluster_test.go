@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -196,16 +195,9 @@ type weigher struct {
 
 func (m *weigher) Apply(command []byte) ([]byte, error) {
 	if m.count()%500 == 499 {
-		m.most = max(m.most, heapBytes()-m.before)
+		m.most = max(m.most, raft.HeapBytes()-m.before)
 	}
 	return m.counting.Apply(command)
-}
-
-func heapBytes() int {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
 }
 
 // F5: a log of many times the memory that it may take, while it grows and when
@@ -216,7 +208,7 @@ func TestF5LogTakesNoMoreMemoryThanItMay(t *testing.T) {
 	config.SnapshotEntries, config.SnapshotBytes = math.MaxInt, math.MaxInt
 	config.Storage, config.LogCacheBytes, config.MaxBatchBytes = &rote{size: size, snapshots: raft.NewMemorySnapshotStore()}, 1<<20, 256<<10
 	run := func(use func(*raft.Node)) {
-		machine := &weigher{before: heapBytes()}
+		machine := &weigher{before: raft.HeapBytes()}
 		node, err := raft.NewNode(config, machine, raft.NewMemoryNetwork().Transport("a"))
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())

@@ -323,7 +323,7 @@ func TestF5EvictedEntriesAreFree(t *testing.T) {
 	for _, size := range []int{100, 10_000, 3 << 20} {
 		var l raftLog
 		given := Entries{}
-		before := heap()
+		before := HeapBytes()
 		for written := 0; written < total; written += size {
 			l.appendRun(run{term: 1, first: l.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, make([]byte, size))})
 			if l.last() == 1 {
@@ -333,17 +333,10 @@ func TestF5EvictedEntriesAreFree(t *testing.T) {
 			l.written()
 			l.evict(bound)
 		}
-		require.LessOrEqual(t, heap()-before, 4*bound, "of %d bytes in entries of %d", total, size)
+		require.LessOrEqual(t, HeapBytes()-before, 4*bound, "of %d bytes in entries of %d", total, size)
 		require.Equal(t, 1, given.Len())
 		runtime.KeepAlive(&l)
 	}
-}
-
-func heap() int {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
 }
 
 // What does not fit together is refused, whatever a storage says.

@@ -128,6 +128,7 @@ func newTwins(random *rand.Rand) (*twinLog, raftLog) {
 }
 
 func TestLogEqualsItsTwin(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(40) {
 		random := chance(seed)
 		w, l := newTwins(random)

@@ -124,6 +124,7 @@ var scriptCommands = []scriptCommand{
 }
 
 func TestScript(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("testdata/scripts/*.txt")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft/internal/sim"
+	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
 var (
@@ -39,7 +40,7 @@ func TestSimulation(t *testing.T) {
 	switch {
 	case *simSeeds > 0:
 		lives = *simSeeds
-	case testing.Short() || raceEnabled:
+	case testenv.Brief():
 		lives = 100
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a life leaves little behind
@@ -168,6 +169,7 @@ func tellLife(t *testing.T, v variant) {
 // The same seed leads to the same life, and leaves the same nodes behind, a hundred
 // times, whatever else the machine does.
 func TestSimulationIsDeterministic(t *testing.T) {
+	t.Parallel()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for seed := uint64(1); seed <= 10; seed++ {
 		want := endOfLife(t, seed)

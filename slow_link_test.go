@@ -28,6 +28,7 @@ func (c *cluster) counted(id raft.NodeID) int { return c.members[id].machine.(*c
 // A follower behind a link that takes longer for a batch than it is usually given
 // catches up all the same, without having most of it sent in vain.
 func TestFollowerBehindASlowLinkCatchesUp(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []int{500_000, 200_000, 20_000} {
 		t.Run(fmt.Sprint(rate), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -53,6 +54,7 @@ func TestFollowerBehindASlowLinkCatchesUp(t *testing.T) {
 // A window that the streams have no room for holds back what does not fit, and
 // throws nothing away.
 func TestWindowBeyondWhatAStreamTakes(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{
 			machine: func(raft.NodeID) raft.StateMachine { return new(counting) },

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -39,7 +40,7 @@ func tellInTheDark(t *testing.T, s darkStory) {
 	operations := b.disk.Operations() - before
 	require.Greater(t, operations, 5)
 	seeds := uint64(6)
-	if testing.Short() || raceEnabled {
+	if testenv.Brief() {
 		seeds = 1
 	}
 	for _, mode := range []vfs.CrashMode{vfs.CrashLose, vfs.CrashKeep, vfs.CrashKill, vfs.CrashTear, vfs.CrashScatter} {
@@ -232,7 +233,7 @@ func rotten(t *testing.T, compacted Index) (r *rig, b *rigNode, newest string) {
 func eachBit(size int, visit func(offset int64, bit byte)) {
 	for offset := range size {
 		for bit := range 8 {
-			if !testing.Short() && !raceEnabled || (offset*8+bit)%37 == 0 {
+			if !testenv.Brief() || (offset*8+bit)%37 == 0 {
 				visit(int64(offset), 1<<bit)
 			}
 		}
@@ -242,6 +243,7 @@ func eachBit(size int, visit func(offset int64, bit byte)) {
 // S12: the newest snapshot is damaged, by a bit. If the log goes on behind the older
 // one, the node starts from there, says so, and has the same state.
 func TestS12OlderSnapshotAndLogCoverTheGap(t *testing.T) {
+	t.Parallel()
 	const version = 8 // the offset of the format's version, behind which everything may be different
 	r, b, newest := rotten(t, 9)
 	whole := b.disk
@@ -337,6 +339,7 @@ func TestNoSnapshotOfWhatIsCompacted(t *testing.T) {
 
 // D17: the snapshot of a leader rots. It finds out before the first byte of it leaves.
 func TestD17DamagedSnapshotIsNotSent(t *testing.T) {
+	t.Parallel()
 	terms := strings.TrimSpace(strings.Repeat("1 ", 20))
 	eachBit(200, func(offset int64, bit byte) {
 		r := newRig(t, "a b c")

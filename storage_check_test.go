@@ -116,6 +116,7 @@ func changing(change func(state *HardState)) broken {
 
 // Each way to be wrong is found, and named.
 func TestCheckStorageFindsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	for words, storage := range map[string]broken{
 		"after nothing: Load: want HardState.Term 0, got 1": loading(func(s *StorageState) { s.HardState.Term = max(1, s.HardState.Term) }),
 		"Load: want HardState.VotedFor b, got ":             changing(func(state *HardState) { state.VotedFor = "" }),

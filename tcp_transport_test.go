@@ -485,6 +485,7 @@ func TestTCPHandlersAreBounded(t *testing.T) {
 }
 
 func TestN8TCPFlappingLeavesNothingBehind(t *testing.T) {
+	t.Run("the first sockets of a process open files of the runtime", func(t *testing.T) { startTCPPair(t, time.Second) })
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	t.Run("flap", func(t *testing.T) {
 		a, b := startTCPPair(t, time.Second)
@@ -631,6 +632,7 @@ func TestTCPCauseOfABreakIsNotTheOutcomeOfOthers(t *testing.T) {
 
 // A request that no frame can hold is refused, and disturbs no other.
 func TestTCPTooLargeAppendIsRefused(t *testing.T) {
+	t.Parallel()
 	a, b := startTCPPair(t, 20*time.Second, WithSendQueue(1<<30))
 	entered, release := make(chan bool, 1), make(chan bool)
 	b.handler.snapshot = func(ctx context.Context, _ *InstallSnapshot) (*SnapshotResponse, error) {
@@ -647,7 +649,8 @@ func TestTCPTooLargeAppendIsRefused(t *testing.T) {
 		called <- err
 	}()
 	awaitValue(t, entered, "the snapshot")
-	huge := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", wire.MaxFrame))
+	data := strings.Repeat("x", wire.MaxFrame)
+	huge := someAppend(a.headerTo(b.transportNode), 1, data)
 	stream, events := openTestStream(a.transportNode, b.id)
 	defer stream.Close()
 	assert.False(t, stream.Send(huge))
@@ -660,7 +663,7 @@ func TestTCPTooLargeAppendIsRefused(t *testing.T) {
 	assert.Empty(t, events.closed)
 
 	// What Send takes at the most fits into a frame.
-	largest := someAppend(a.headerTo(b.transportNode), 1, strings.Repeat("x", maxStreamed-20))
+	largest := someAppend(a.headerTo(b.transportNode), 1, data[:maxStreamed-20])
 	largest.LeaderAddress = strings.Repeat("l", maxAddressBytes)
 	largest.From, largest.To = NodeID(strings.Repeat("f", maxIDBytes)), NodeID(strings.Repeat("t", maxIDBytes))
 	body, err := largest.AppendBinary(wire.BeginFrame(nil, kindStreamedAppend, 1<<63))

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
 // walk is a rig that is shaken at random.
@@ -175,8 +177,9 @@ func (w *walk) finish() {
 }
 
 func TestRandomWalks(t *testing.T) {
+	t.Parallel()
 	seeds := 200
-	if testing.Short() || raceEnabled {
+	if testenv.Brief() {
 		seeds = 20
 	}
 	var came atomic.Int64

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -21,7 +22,7 @@ func TestReadersBesideWriterAndReceiver(t *testing.T) {
 	for name, fs := range map[string]vfs.FS{"memory": vfs.NewMemory(), "os": unsynced{vfs.OS()}} {
 		t.Run(name, func(t *testing.T) {
 			rounds := uint64(100)
-			if brief() {
+			if testenv.Brief() {
 				rounds = 30
 			}
 			s, err := Open(fs, filepath.ToSlash(t.TempDir()), small(1))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -98,7 +99,7 @@ type crasher struct {
 
 func newCrasher(t testing.TB) *crasher {
 	c := &crasher{t: t, options: small(1), disk: vfs.NewMemory(), scattered: 6, files: map[string]sent{}, arrived: map[string]int64{}}
-	if brief() {
+	if testenv.Brief() {
 		c.scattered = 1
 	}
 	return c
@@ -293,7 +294,7 @@ func workload(t testing.TB) []step {
 func TestCrashAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	steps := workload(t)
-	if brief() {
+	if testenv.Brief() {
 		steps = slices.Concat(steps[2:6], steps[9:11], steps[16:18])
 	}
 	c := newCrasher(t)
@@ -307,7 +308,7 @@ func TestCrashInOpen(t *testing.T) {
 	t.Parallel()
 	steps := workload(t)
 	steps = slices.Concat(steps[2:4], steps[7:9], steps[16:17])
-	if brief() {
+	if testenv.Brief() {
 		steps = steps[3:4]
 	}
 	c := newCrasher(t)

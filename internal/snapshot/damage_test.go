@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -75,7 +76,7 @@ func TestEveryBit(t *testing.T) {
 	t.Parallel()
 	f := source(t, at(3), 1)
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 23
 	}
 	for bit := 0; bit < 8*len(f.bytes); bit += stride {
@@ -99,7 +100,7 @@ func TestEveryLength(t *testing.T) {
 	t.Parallel()
 	f := source(t, at(3), 1)
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 17
 	}
 	for length := 0; length < len(f.bytes); length += stride {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -45,7 +46,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	steps := workload(t)
 	cases, stride := 0, 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 7
 	}
 	for _, length := range []int{1, 4} {

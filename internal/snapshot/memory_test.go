@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -56,7 +57,7 @@ func (g generated) checksum() uint32 {
 // who takes, verifies, reads, sends or receives it.
 func TestMemoryIsBounded(t *testing.T) {
 	size := int64(64 << 20)
-	if brief() {
+	if testenv.Brief() {
 		size = 8 << 20
 	}
 	const bound = 4 * 256 << 10

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -313,7 +314,7 @@ func TestEveryWrongBit(t *testing.T) {
 	f := source(t, at(3), 1)
 	s := open(t, vfs.NewMemory(), small(2))
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 29
 	}
 	for bit := 0; bit < 8*len(f.bytes); bit += stride {

@@ -9,19 +9,23 @@ import (
 	iofs "io/fs"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 const dir = "snapshots"
 
-// brief reports whether the tests are to take less time.
-func brief() bool { return testing.Short() || raceEnabled }
+func TestMain(m *testing.M) {
+	testenv.Begin()
+	os.Exit(m.Run())
+}
 
 // small are options for small files, which are equal for equal seeds.
 func small(seed uint64) Options {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -340,7 +341,7 @@ func (nowhereFile) Sync() error { return nil }
 
 // TestAppendAllocatesNothing but what the index grows by, now and then.
 func TestAppendAllocatesNothing(t *testing.T) {
-	if raceEnabled {
+	if testenv.Race {
 		t.Skip("the race detector allocates")
 	}
 	log, _, err := Open(nowhere{vfs.NewMemory()}, "log", inline(1<<30))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -255,6 +256,7 @@ const directoryVariable = "WAL_TEST_DIRECTORY"
 func TestMain(m *testing.M) {
 	dir := os.Getenv(directoryVariable)
 	if dir == "" {
+		testenv.Begin()
 		os.Exit(m.Run())
 	}
 	log, contents, err := Open(vfs.OS(), dir, Options{SegmentBytes: 4 << 10})

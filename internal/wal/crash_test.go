@@ -7,11 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
-
-// brief reports whether the tests are to take less time.
-func brief() bool { return testing.Short() || raceEnabled }
 
 // crasher does steps to a log, and looks at what a crash at each operation of
 // the disk would leave.
@@ -34,7 +32,7 @@ type crasher struct {
 func newCrasher(t *testing.T, segment int64) *crasher {
 	c := &crasher{t: t, options: inline(segment), scattered: 8, acked: &twin{}, pending: &twin{}}
 	c.over = func(disk *vfs.Memory) vfs.FS { return disk }
-	if brief() {
+	if testenv.Brief() {
 		c.scattered = 2
 	}
 	return c
@@ -168,7 +166,7 @@ func workload() []step { return newGenerator(921, 2<<10).steps(200) }
 func TestCrashAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	steps := workload()
-	if brief() {
+	if testenv.Brief() {
 		steps = steps[:60]
 	}
 	kinds, w := make(map[string]int), &twin{}
@@ -206,7 +204,7 @@ func TestS1NewStartIsWhole(t *testing.T) {
 		"a prefix, and all that is left": {conflicting, {batch: Batch{Compact: Position{4, 1}, Runs: []Run{newRun(2, 5, "another 5")}}}},
 	} {
 		c := newCrasher(t, 1<<10)
-		c.scattered, c.deep = 2, len(steps) < 5 && !brief()
+		c.scattered, c.deep = 2, len(steps) < 5 && !testenv.Brief()
 		c.run(steps)
 		want := steps[len(steps)-1].batch
 		t.Logf("%s: %d crashes, all recovered", name, c.cases)
@@ -219,7 +217,7 @@ func TestS1NewStartIsWhole(t *testing.T) {
 func TestCrashWithBackground(t *testing.T) {
 	t.Parallel()
 	steps := workload()
-	if brief() {
+	if testenv.Brief() {
 		steps = steps[:40]
 	}
 	c := newCrasher(t, 2<<10)
@@ -232,7 +230,7 @@ func TestCrashWithBackground(t *testing.T) {
 func TestCrashInRecovery(t *testing.T) {
 	t.Parallel()
 	steps := workload()[:25]
-	if brief() {
+	if testenv.Brief() {
 		steps = steps[:4]
 	}
 	c := newCrasher(t, 2<<10)

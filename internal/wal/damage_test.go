@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -249,7 +250,7 @@ func (s *specimen) fates(name string) []fate {
 func TestD2EveryBit(t *testing.T) {
 	t.Parallel()
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 23
 	}
 	flips, refused := 0, 0
@@ -279,7 +280,7 @@ func TestD2EveryBit(t *testing.T) {
 func TestD4EveryLength(t *testing.T) {
 	t.Parallel()
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 13
 	}
 	for _, s := range specimens(t) {

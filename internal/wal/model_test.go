@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -343,7 +344,7 @@ func take(fs vfs.FS, log *Log, options Options, s step) (*Log, error) {
 // each step.
 func TestModel(t *testing.T) {
 	runs, steps := 40, 150
-	if brief() {
+	if testenv.Brief() {
 		runs, steps = 8, 80
 	}
 	for seed := range uint64(runs) {

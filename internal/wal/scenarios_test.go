@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -52,7 +53,7 @@ func TestD13ShortWrite(t *testing.T) {
 func failEach(t *testing.T, keep bool, failure func(n int) func(vfs.Op) error) {
 	steps := newGenerator(3, 1<<10).steps(60)
 	stride := 1
-	if brief() {
+	if testenv.Brief() {
 		stride = 7
 	}
 	for n := 1; ; n += stride {
@@ -128,7 +129,7 @@ func TestD2Garbage(t *testing.T) {
 	torn := all[len(all)-1]
 	random := rand.New(rand.NewPCG(1, 1))
 	rounds := 3000
-	if brief() {
+	if testenv.Brief() {
 		rounds = 300
 	}
 	for seed := range rounds {
@@ -239,7 +240,7 @@ func TestD9LargeEntries(t *testing.T) {
 	for fits := segment - headerBytes - int(sealBytes) - overhead - 10; fits < segment-headerBytes-overhead+10; fits += 5 {
 		sizes = append(sizes, fits)
 	}
-	if brief() {
+	if testenv.Brief() {
 		sizes = sizes[:10]
 	}
 	var steps []step
@@ -281,7 +282,7 @@ func TestD9SegmentsAreUsed(t *testing.T) {
 func TestD10FullDisk(t *testing.T) {
 	steps := newGenerator(5, 1<<10).steps(40)
 	stride := int64(97)
-	if brief() {
+	if testenv.Brief() {
 		stride = 997
 	}
 	capacity := int64(1)
@@ -378,7 +379,7 @@ func chop(call func([]byte, int64) (int, error), b []byte, offset int64) (int, e
 func TestD13ChoppyDisk(t *testing.T) {
 	t.Parallel()
 	steps := newGenerator(11, 1<<10).steps(8)
-	if brief() {
+	if testenv.Brief() {
 		steps = steps[:3]
 	}
 	c := newCrasher(t, 1<<10)

@@ -1,5 +1,5 @@
 //go:build !race
 
-package wal
+package testenv
 
 const raceEnabled = false

@@ -1,5 +1,5 @@
 //go:build race
 
-package snapshot
+package testenv
 
 const raceEnabled = true
