@@ -48,6 +48,7 @@ func describe(w work) string {
 // A clone is a world of its own: whatever happens to it never shows in the
 // original, and what happens to both alike leads to the same.
 func TestCloneIsIndependentAndActsAlike(t *testing.T) {
+	t.Parallel()
 	seeds := uint64(40)
 	if testenv.Brief() {
 		seeds = 8

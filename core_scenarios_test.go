@@ -55,6 +55,7 @@ func (r *rig) lateBy(most time.Duration) {
 
 // P1a: of three nodes two cannot see each other, and elections never end.
 func TestP1ThreeNodesWithOneLinkCutSettle(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
 		r := newCluster(t, "a b c")
 		r.seed = seed
@@ -68,6 +69,7 @@ func TestP1ThreeNodesWithOneLinkCutSettle(t *testing.T) {
 
 // P1b: of five nodes two see only one other each.
 func TestP1FiveNodesInAChainSettle(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(6) {
 		r := newCluster(t, "a b c d e")
 		r.seed = seed
@@ -265,6 +267,7 @@ func TestN10OldEntriesAfterNewOnes(t *testing.T) {
 // timeout, while clients write. It costs the leadership at most once each time, and
 // nothing that was acknowledged.
 func TestF1FrozenLeaderCostsAtMostOneElection(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		timeouts float64
 		rounds   int
@@ -309,6 +312,7 @@ func TestF1FrozenLeaderCostsAtMostOneElection(t *testing.T) {
 // F6: all nodes stand still at once and go on at once, so that all of them may
 // campaign at the same moment. Terms grow by little, and there soon is a leader.
 func TestF6CommonStallIsSoonOver(t *testing.T) {
+	t.Parallel()
 	const rounds = 50
 	r := newCluster(t, "a b c d e")
 	r.elect("a")

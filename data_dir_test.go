@@ -48,6 +48,7 @@ func contents(t *testing.T, dir string) map[string]string {
 }
 
 func TestNodeComesBackWithItsDataDirectory(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*cluster, raft.NodeID){"stopped": (*cluster).stop, "killed": (*cluster).kill} {
 		t.Run(name, func(t *testing.T) {
 			options := directories(t)
@@ -91,6 +92,7 @@ func TestDataDirectoryIsTheDefault(t *testing.T) {
 
 // What was committed is applied after a restart before anybody is heard from.
 func TestRestartedNodeAppliesWhatItKnowsToBeCommitted(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, options)
@@ -110,6 +112,7 @@ func TestRestartedNodeAppliesWhatItKnowsToBeCommitted(t *testing.T) {
 }
 
 func TestRequireExisting(t *testing.T) {
+	t.Parallel()
 	for name, storage := range map[string]func() raft.Storage{
 		"directory": func() raft.Storage { return nil },
 		"storage":   func() raft.Storage { return raft.NewMemoryStorage() },
@@ -145,6 +148,7 @@ func TestRequireExisting(t *testing.T) {
 }
 
 func TestD18TwoNodesOnOneDirectory(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	options.ended = func(*testing.T, raft.NodeID, error) {}
 	bubble(t, func(t *testing.T) {
@@ -168,6 +172,7 @@ func TestD18TwoNodesOnOneDirectory(t *testing.T) {
 }
 
 func TestNodeDoesNotStartOnADamagedDirectory(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	options.ended = func(*testing.T, raft.NodeID, error) {}
 	bubble(t, func(t *testing.T) {
@@ -178,7 +183,10 @@ func TestNodeDoesNotStartOnADamagedDirectory(t *testing.T) {
 		name := filepath.Join(dir, "0000000000000001.wal")
 		file, err := os.OpenFile(name, os.O_RDWR, 0)
 		require.NoError(t, err)
-		_, err = file.WriteAt([]byte("!"), 150) // in the first batch
+		one := make([]byte, 1)
+		_, err = file.ReadAt(one, 150) // in the first batch
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte{^one[0]}, 150)
 		require.NoError(t, err)
 		require.NoError(t, file.Close())
 		damaged := contents(t, dir)
@@ -196,6 +204,7 @@ func TestNodeDoesNotStartOnADamagedDirectory(t *testing.T) {
 }
 
 func TestNodeDoesNotStartOnTheDirectoryOfAnother(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	options.ended = func(*testing.T, raft.NodeID, error) {}
 	bubble(t, func(t *testing.T) {
@@ -256,6 +265,7 @@ func tree(t *testing.T, dir string) (names []string) {
 // A directory whose log is gone does not begin anew, whatever RequireExisting
 // says.
 func TestNodeDoesNotStartWithoutItsLog(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, options)
@@ -307,6 +317,7 @@ func TestNodeDoesNotStartWithAHardStateThatItCannotRead(t *testing.T) {
 // A leader that would send a follower what is no longer what it wrote finds out,
 // and stops. Another, whose disk is whole, takes over.
 func TestD17DamagedEntriesAreNotSpread(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	options.ended = func(*testing.T, raft.NodeID, error) {}
 	bubble(t, func(t *testing.T) {

@@ -133,6 +133,7 @@ func TestDiskStorageChecksEntries(t *testing.T) {
 }
 
 func TestE3TermAndVoteAreNeverTornApart(t *testing.T) {
+	t.Parallel()
 	states := []HardState{{ID: "a", Term: 5, VotedFor: "b", Incarnation: 1}, {ID: "a", Term: 6, Incarnation: 1}, {ID: "a", Term: 6, VotedFor: "c", Incarnation: 1}}
 	work := func(disk vfs.FS) (saved int) {
 		s, err := openTestStorage(disk)

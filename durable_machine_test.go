@@ -122,6 +122,7 @@ func (c *cluster) archive(id raft.NodeID) *archive { return c.members[id].machin
 // taken that nobody needs. After a crash the state machine is given what it has lost,
 // and nothing that it has.
 func TestDurableStateMachineGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, archives(often))
 		c.proposeMany(c.leader(), 0, 110)
@@ -160,6 +161,7 @@ func TestDurableStateMachineGoesOnWhereItWas(t *testing.T) {
 
 // A follower that lacks what is compacted has a snapshot taken for it.
 func TestDurableStateMachineIsSnapshotForAFollower(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, archives(often))
 		leader := c.leader()
@@ -199,6 +201,7 @@ func TestDurableStateMachineIsSnapshotForAFollower(t *testing.T) {
 // A state machine that has applied what the log does not have belongs to another node,
 // or one of the two has lost something.
 func TestDurableStateMachineAheadOfTheLogIsRefused(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		options := archives(often)
 		options.ended = func(*testing.T, raft.NodeID, error) {}
@@ -224,6 +227,7 @@ func TestDurableStateMachineAheadOfTheLogIsRefused(t *testing.T) {
 
 // A state machine that has lost what the log has not any more cannot be helped.
 func TestDurableStateMachineBehindTheLogIsRefused(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		options := archives(often)
 		options.ended = func(*testing.T, raft.NodeID, error) {}
@@ -242,6 +246,7 @@ func TestDurableStateMachineBehindTheLogIsRefused(t *testing.T) {
 // A state machine that cannot sync, or has synced little, keeps its log long. It is
 // asked again later, and goes on applying.
 func TestDurableStateMachineThatDoesNotSync(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, archives(often))
 		a := c.archive("a")
@@ -269,6 +274,7 @@ func TestDurableStateMachineThatDoesNotSync(t *testing.T) {
 
 // A damaged snapshot does not keep a state machine from starting that needs none.
 func TestDurableStateMachineNeedsNoSnapshot(t *testing.T) {
+	t.Parallel()
 	directory := directories(t)
 	bubble(t, func(t *testing.T) {
 		options := archives(often)

@@ -105,6 +105,7 @@ func requireUsable(t *testing.T, e Entries, first Index) {
 }
 
 func TestEntriesRoundTrip(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range 200 {
 		first := Index(1 + randomNumber(random)>>8)

@@ -100,6 +100,7 @@ func TestExploredNodesOfEqualHashActAlike(t *testing.T) {
 // To take worlds that differ in the names of nodes for one loses none: without
 // that the same worlds are found at the same depths, several times each.
 func TestExploredWorldsOfOtherNamesAreTheSame(t *testing.T) {
+	t.Parallel()
 	for _, s := range scopes[:3] {
 		renamed, plain := newExplorer(s), newExplorer(s)
 		plain.plain = true
@@ -124,6 +125,7 @@ func TestExploredWorldsOfOtherNamesAreTheSame(t *testing.T) {
 // A letter that is taken out as pointless does nothing to its receiver, neither
 // then nor after anything else that happens to it.
 func TestExplorationTakesOutPointlessLetters(t *testing.T) {
+	t.Parallel()
 	for _, s := range scopes {
 		x := newExplorer(s)
 		x.dropped = map[arriving]bool{}

@@ -34,6 +34,7 @@ func (c *cluster) steady(leader raft.NodeID, period time.Duration, how string) {
 }
 
 func TestP1PartiallyConnectedThree(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -54,6 +55,7 @@ func TestP1PartiallyConnectedThree(t *testing.T) {
 }
 
 func TestP1PartiallyConnectedFive(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 5, clusterOptions{})
 		leader := c.leader() // C of the scenario; D hears only B, E only C
@@ -71,6 +73,7 @@ func TestP1PartiallyConnectedFive(t *testing.T) {
 }
 
 func TestP2RejoiningNodeDeposesNobody(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -88,6 +91,7 @@ func TestP2RejoiningNodeDeposesNobody(t *testing.T) {
 }
 
 func TestP3NodeOfALowTermHelpsToElect(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, clusterOptions{})
 		c.network.Isolate("c")
@@ -116,6 +120,7 @@ func TestP3NodeOfALowTermHelpsToElect(t *testing.T) {
 }
 
 func TestP5LeaderThatCannotHear(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -131,6 +136,7 @@ func TestP5LeaderThatCannotHear(t *testing.T) {
 }
 
 func TestP5LeaderThatIsNotHeard(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -148,6 +154,7 @@ func TestP5LeaderThatIsNotHeard(t *testing.T) {
 }
 
 func TestF2SlowStateMachine(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const unapplied, pending, size = 100_000, 50_000, 1000
 		c := startCluster(t, 3, clusterOptions{
@@ -209,6 +216,7 @@ func overloadedOrOver(err error) bool {
 
 // What waits behind a slow state machine goes on as soon as that has caught up.
 func TestF2BackPressureEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const applyTime, callers, each = time.Millisecond, 4, 50
 		c := startCluster(t, 3, clusterOptions{
@@ -410,6 +418,7 @@ func (c *cluster) spy(leader, to raft.NodeID) (raft.Transport, raft.Header) {
 }
 
 func TestW6CommitBeyondTheLog(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -442,6 +451,7 @@ func TestW6CommitBeyondTheLog(t *testing.T) {
 }
 
 func TestRequestsForOthersAreTurnedAway(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -499,6 +509,7 @@ func TestRequestsForOthersAreTurnedAway(t *testing.T) {
 }
 
 func TestNodesFoundedWithOtherPeersRefuseEachOther(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, clusterOptions{each: func(id raft.NodeID, config *raft.Config) {
 			if id == "c" {
@@ -518,6 +529,7 @@ func TestNodesFoundedWithOtherPeersRefuseEachOther(t *testing.T) {
 }
 
 func TestW1EmptyDiskUnderAnOldNameDoesNotCount(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -575,6 +587,7 @@ func TestW1EmptyDiskUnderAnOldNameDoesNotCount(t *testing.T) {
 // A leader passes on whom it has met: a disk that was swapped does not count
 // with those either who never spoke to the node before.
 func TestW1SwappedDiskIsKnownThroughTheLeader(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -598,6 +611,7 @@ func TestW1SwappedDiskIsKnownThroughTheLeader(t *testing.T) {
 }
 
 func TestC4NothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
+	t.Parallel()
 	t.Run("one voter", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			c := startCluster(t, 1, clusterOptions{})
@@ -654,6 +668,7 @@ func TestC4NothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
 }
 
 func TestD15LeaderWhoseDiskHangs(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -684,6 +699,7 @@ func TestD15LeaderWhoseDiskHangs(t *testing.T) {
 }
 
 func TestD15ShortStallsDoNotCostTheLeadership(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -705,6 +721,7 @@ func TestD15ShortStallsDoNotCostTheLeadership(t *testing.T) {
 }
 
 func TestFailedWriteStopsTheNode(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{ended: func(t *testing.T, _ raft.NodeID, err error) {
 			if err != nil {
@@ -741,6 +758,7 @@ func TestFailedWriteStopsTheNode(t *testing.T) {
 // A write may fail in the very moment in which an entry is committed: whoever
 // waits for it is told.
 func TestFailedWriteForgetsNobody(t *testing.T) {
+	t.Parallel()
 	for lag := range 40 {
 		bubble(t, func(t *testing.T) {
 			c := startCluster(t, 3, clusterOptions{ended: func(*testing.T, raft.NodeID, error) {}})
@@ -762,6 +780,7 @@ func TestFailedWriteForgetsNobody(t *testing.T) {
 // The same at a node that does not lead: what it refuses in the step in which
 // it fails, it refuses aloud.
 func TestFailedWriteForgetsNoRefusal(t *testing.T) {
+	t.Parallel()
 	for range 200 {
 		bubble(t, func(t *testing.T) {
 			c := startCluster(t, 3, clusterOptions{ended: func(*testing.T, raft.NodeID, error) {}})

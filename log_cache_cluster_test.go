@@ -32,6 +32,7 @@ func (c *cluster) lag(leader, follower raft.NodeID) {
 // A follower that lags is caught up from the storage. While the storage takes
 // its time for that, nobody else waits for it.
 func TestHungReadDelaysNobody(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, cached(16<<10))
 		leader := c.leader()
@@ -63,6 +64,7 @@ func TestHungReadDelaysNobody(t *testing.T) {
 // A log that cannot be read stops the node, since it
 // may be damaged anywhere. The others go on without it.
 func TestFailedReadStopsTheNode(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		options := cached(16 << 10)
 		options.ended = func(t *testing.T, _ raft.NodeID, err error) {
@@ -96,6 +98,7 @@ func TestFailedReadStopsTheNode(t *testing.T) {
 
 // What does not fit into memory is all applied after a restart, in order.
 func TestRestartAppliesMoreThanFitsIntoMemory(t *testing.T) {
+	t.Parallel()
 	for _, bytes := range []int{1, 4 << 10, 32 << 20} {
 		bubble(t, func(t *testing.T) {
 			c := startCluster(t, 3, cached(min(bytes, 16<<20)))
@@ -120,6 +123,7 @@ func TestRestartAppliesMoreThanFitsIntoMemory(t *testing.T) {
 // A node does not start on a log whose beginning is gone: its state machine
 // would begin in the middle.
 func TestCompactedLogWithoutASnapshotIsRefused(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{ended: func(t *testing.T, _ raft.NodeID, err error) {
 			if err != nil {

@@ -25,6 +25,7 @@ import (
 // testdata/scenarios.md.
 
 func TestA1OnlyWhatWasAcceptedMayAppear(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -64,6 +65,7 @@ func (s slowStorage) Load() (raft.StorageState, error) {
 // However long a node takes to open its storage, it waits for a leader before it
 // campaigns: until it listened, none could be heard.
 func TestTheElectionWaitBeginsWhenLeadersCanBeHeard(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		config := raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a", "b": "b", "c": "c"})
 		config.Storage = slowStorage{raft.NewMemoryStorage()}
@@ -82,6 +84,7 @@ func TestTheElectionWaitBeginsWhenLeadersCanBeHeard(t *testing.T) {
 // A node whose storage says that it is a member at another address tells so: its
 // peers look for it there.
 func TestANodeAtAnotherAddressThanItsPeersKnow(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		storage := raft.NewMemoryStorage()
 		for _, address := range []string{"here", "there"} {
@@ -122,6 +125,7 @@ func inFlight(c *cluster, leader raft.NodeID) chan outcome {
 }
 
 func TestA2EveryWaitEnds(t *testing.T) {
+	t.Parallel()
 	ends := map[string]struct {
 		end    func(c *cluster, leader raft.NodeID)
 		ending error
@@ -161,6 +165,7 @@ func TestA2EveryWaitEnds(t *testing.T) {
 // A call that waits in the queue, because the unapplied entries are too many,
 // ends too when leadership is lost.
 func TestA2QueuedProposalsEndWithLeadership(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
 		leader := c.leader()
@@ -180,6 +185,7 @@ func TestA2QueuedProposalsEndWithLeadership(t *testing.T) {
 }
 
 func TestA3PanicInApplyStopsTheNode(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		armed := true
 		var mu sync.Mutex
@@ -234,6 +240,7 @@ func TestA3PanicInApplyStopsTheNode(t *testing.T) {
 }
 
 func TestA3ErrorOfApplyIsAResult(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		refusal := fmt.Errorf("no such account: %w", raft.ErrNotAccepted)
 		c := startCluster(t, 3, clusterOptions{machine: recorders(func(command string) error {
@@ -304,6 +311,7 @@ var handlers = []call{
 }
 
 func TestA5CallsBeforeRunWaitForIt(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, clusterOptions{})
 		m := c.build("a")
@@ -344,6 +352,7 @@ func TestA5CallsBeforeRunWaitForIt(t *testing.T) {
 }
 
 func TestA5CallsAfterStopEndAtOnce(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{})
 		node := c.node("a")
@@ -374,6 +383,7 @@ func TestA5CallsAfterStopEndAtOnce(t *testing.T) {
 }
 
 func TestA5CallsDuringStop(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{})
 		node := c.node("a")
@@ -415,6 +425,7 @@ func TestA5CallsDuringStop(t *testing.T) {
 
 // What ends the applier's goroutine without a panic stops the node as well.
 func TestA3GoexitInApplyStopsTheNode(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{
 			machine: recorders(func(string) error { runtime.Goexit(); return nil }),
@@ -428,6 +439,7 @@ func TestA3GoexitInApplyStopsTheNode(t *testing.T) {
 }
 
 func TestA5StopBeforeRun(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 1, clusterOptions{})
 		node := c.build("a").node
@@ -457,6 +469,7 @@ func TestA5StopBeforeRun(t *testing.T) {
 }
 
 func TestA5RunTwice(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{})
 		require.ErrorIs(t, c.node("a").Run(t.Context()), raft.ErrAlreadyRun)
@@ -465,6 +478,7 @@ func TestA5RunTwice(t *testing.T) {
 }
 
 func TestA5EndOfContextStopsCleanly(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -526,6 +540,7 @@ func TestA6StartsAndStopsLeaveNothingBehind(t *testing.T) {
 }
 
 func TestA7SlowListenerSeesTheLatestLeadership(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		slow := c.node("a").WatchLeader(t.Context())
@@ -556,6 +571,7 @@ func TestA7SlowListenerSeesTheLatestLeadership(t *testing.T) {
 }
 
 func TestA7WatchingEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -574,6 +590,7 @@ func TestA7WatchingEndsWithItsContext(t *testing.T) {
 }
 
 func TestA8WaiterOfAnOverwrittenEntry(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		a := c.leader()
@@ -598,6 +615,7 @@ func TestA8WaiterOfAnOverwrittenEntry(t *testing.T) {
 }
 
 func TestA11ProposalsIntoTheVoid(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -630,6 +648,7 @@ func TestA11ProposalsIntoTheVoid(t *testing.T) {
 }
 
 func TestA11QueueIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		const size = 1000
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
@@ -681,6 +700,7 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 
 // A callback that proposes again and again keeps no node from stopping.
 func TestEndlessCallbackDoesNotKeepANodeFromStopping(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		node := c.node(c.others(c.leader())[0])
@@ -712,6 +732,7 @@ func TestEndlessCallbackDoesNotKeepANodeFromStopping(t *testing.T) {
 // A callback that ends its goroutine, as a failing assertion does, takes no other
 // outcome along.
 func TestCallbacksThatEndTheirGoroutine(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		node := c.node(c.others(c.leader())[0])
@@ -739,6 +760,7 @@ func TestCallbacksThatEndTheirGoroutine(t *testing.T) {
 }
 
 func TestContextEndsInTheQueue(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.MaxUnappliedBytes = 1 }})
 		leader := c.leader()
@@ -773,6 +795,7 @@ func TestContextEndsInTheQueue(t *testing.T) {
 }
 
 func TestContextEndsAfterAcceptance(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -795,6 +818,7 @@ func TestContextEndsAfterAcceptance(t *testing.T) {
 }
 
 func TestCausesOfContextsDoNotChangeTheClass(t *testing.T) {
+	t.Parallel()
 	causes := map[string]error{
 		"unknown":  &raft.OutcomeUnknownError{Index: 1, Cause: context.Canceled},
 		"refused":  fmt.Errorf("another call: %w", raft.ErrStopped),
@@ -829,6 +853,7 @@ func TestCausesOfContextsDoNotChangeTheClass(t *testing.T) {
 }
 
 func TestCommandMayBeReusedAfterTheCall(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		leader := c.leader()
@@ -856,6 +881,7 @@ func goroutine() string {
 }
 
 func TestProposeAsyncCallsBackExactlyOnce(t *testing.T) {
+	t.Parallel()
 	situations := map[string]struct {
 		success bool // of the first
 		before  func(c *cluster, leader raft.NodeID) raft.NodeID

@@ -16,6 +16,7 @@ import (
 // Stories of whole clusters, told through the public API.
 
 func TestThreeNodesElectReplicateAndLoseTheirLeader(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 
@@ -41,6 +42,7 @@ func TestThreeNodesElectReplicateAndLoseTheirLeader(t *testing.T) {
 }
 
 func TestAClusterOfOneWorksAlone(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{})
 		for i := range 10 {
@@ -56,6 +58,7 @@ func TestAClusterOfOneWorksAlone(t *testing.T) {
 }
 
 func TestFiveNodesGoOnWithoutTwo(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 5, clusterOptions{})
 		first := c.leader()
@@ -88,6 +91,7 @@ func TestFiveNodesGoOnWithoutTwo(t *testing.T) {
 type withoutStreams struct{ raft.Transport }
 
 func TestTransportWithoutAppendStreams(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{
 			transport: func(transport raft.Transport) raft.Transport { return withoutStreams{transport} },
@@ -129,6 +133,7 @@ func (b *batcher) ApplyBatch(commands []raft.Command, results []raft.ApplyResult
 }
 
 func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{
 			machine: func(raft.NodeID) raft.StateMachine {
@@ -172,6 +177,7 @@ func TestBatchStateMachineGetsManyCommandsAtOnce(t *testing.T) {
 
 // A short election timeout alone is a valid configuration: heartbeats follow.
 func TestShortElectionTimeoutHasShortHeartbeats(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
 			config.HeartbeatInterval, config.ElectionTimeout = 0, 150*time.Millisecond

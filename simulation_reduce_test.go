@@ -215,6 +215,7 @@ func (f failure) reduce(prepare func(*simulation)) (smallest failure, tries int)
 // Of a life with disks that lie, what is left is enough to break the same promise,
 // is less than there was, and is what its command says.
 func TestSimulationIsReduced(t *testing.T) {
+	t.Parallel()
 	lie := func(s *simulation) { s.lies = func(n *simNode) bool { return n.random.IntN(50) == 0 } }
 	reduced := 0
 	for seed := uint64(1); reduced < 5; seed++ {

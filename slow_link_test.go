@@ -77,6 +77,7 @@ func TestWindowBeyondWhatAStreamTakes(t *testing.T) {
 
 // One message that is lost after a change of the leader holds up nobody.
 func TestLossAfterAFailoverHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{machine: func(raft.NodeID) raft.StateMachine { return new(counting) }})
 		old := c.leader()

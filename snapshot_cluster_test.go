@@ -35,6 +35,7 @@ func (c *cluster) restored(id raft.NodeID) int {
 // A follower that was away while what it lacks was compacted comes back by a
 // snapshot, and goes on with the log (§5.3).
 func TestFollowerThatIsFarBehindComesBackBySnapshot(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: often})
 		leader := c.leader()
@@ -58,6 +59,7 @@ func TestFollowerThatIsFarBehindComesBackBySnapshot(t *testing.T) {
 
 // A follower that was away for several snapshots gets the newest one, and no other.
 func TestFollowerGetsTheNewestSnapshot(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.TrailingEntries = 5 }})
 		leader := c.leader()
@@ -81,6 +83,7 @@ func TestFollowerGetsTheNewestSnapshot(t *testing.T) {
 
 // A cluster that starts again has its state from snapshots and what follows them.
 func TestRestartFromSnapshotAndTail(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: often})
 		c.proposeMany(c.leader(), 0, 110)
@@ -101,6 +104,7 @@ func TestRestartFromSnapshotAndTail(t *testing.T) {
 
 // TakeSnapshot covers all that was applied when it was called, and compacts.
 func TestTakeSnapshot(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.TrailingEntries = 3 }})
 		leader := c.leader()
@@ -134,6 +138,7 @@ func TestTakeSnapshot(t *testing.T) {
 // N1: a snapshot of 100 MB over a link that carries 1 MB in a second does not keep
 // heartbeats from arriving.
 func TestN1SnapshotOverASlowLink(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, clusterOptions{
 			configure: func(config *raft.Config) { config.TrailingEntries = 5 },
@@ -163,6 +168,7 @@ func TestN1SnapshotOverASlowLink(t *testing.T) {
 // A state machine that keeps its own state is not given what a crash could take from
 // the log again: it would be ahead of that for ever.
 func TestDurableStateMachineIsNotAheadOfTheLog(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		keepers := map[raft.NodeID]*keeper{}
 		c := startCluster(t, 3, clusterOptions{machine: func(id raft.NodeID) raft.StateMachine {
@@ -205,6 +211,7 @@ func (k *keeper) Sync() (raft.Index, error)         { return k.applied, nil }
 
 // A view is closed also if its node stops before it is written.
 func TestViewIsClosedIfTheNodeStops(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		s := &slowToCapture{asked: make(chan struct{}), goOn: make(chan struct{})}
 		c := startCluster(t, 1, clusterOptions{machine: func(raft.NodeID) raft.StateMachine { return s }})
@@ -253,6 +260,7 @@ func (b *bulky) Restore(state []byte) error {
 
 // A5: TakeSnapshot waits for Run, and for something to cover. It needs no leader.
 func TestA5TakeSnapshotBeforeThereIsAnything(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := newCluster(t, 3, clusterOptions{})
 		a := c.build("a")

@@ -154,6 +154,7 @@ func TestS1InstallIsAtomicAtTheStartToo(t *testing.T) {
 // finds the newest whole one, removes what is left of others, and leaves alone what is
 // not its own.
 func TestS11TakingIsAtomic(t *testing.T) {
+	t.Parallel()
 	terms := strings.TrimSpace(strings.Repeat("1 ", 20))
 	foreign := map[string]string{"notes.txt": "mine", "empty": "", "0000000000000014-0000000000000001.snap.crc": ""}
 	const dir = "a.raft/snapshots/"

@@ -209,6 +209,7 @@ func TestS15LeaderChangesInATransfer(t *testing.T) {
 // S15: two leaders' transfers to one node overlap, since what the first one sent was
 // held up, and comes in between.
 func TestS15TransfersOfTwoLeadersOverlap(t *testing.T) {
+	t.Parallel()
 	const size, rate = 8 << 20, 4 << 20
 	bubble(t, func(t *testing.T) {
 		c, leader, other, behind := startBehind(t, size, func(config *raft.Config) { config.SnapshotRate = rate })
@@ -258,6 +259,7 @@ func TestSnapshotRateIsKept(t *testing.T) {
 // A link that is slow does not keep a follower away for good: the leader gives it more
 // time.
 func TestSnapshotOverAVerySlowLink(t *testing.T) {
+	t.Parallel()
 	const size, bandwidth = 2 << 20, 50_000
 	bubble(t, func(t *testing.T) {
 		c, leader, _, behind := startBehind(t, size, func(*raft.Config) {})
@@ -274,6 +276,7 @@ func TestSnapshotOverAVerySlowLink(t *testing.T) {
 // What a follower will need after its snapshot is kept while it receives that: it needs
 // no second one, though the others take one after the other.
 func TestFollowerNeedsOneSnapshotOnly(t *testing.T) {
+	t.Parallel()
 	const size, rate = 4 << 20, 1 << 20
 	bubble(t, func(t *testing.T) {
 		c, leader, _, behind := startBehind(t, size, func(config *raft.Config) {
@@ -301,6 +304,7 @@ func TestFollowerNeedsOneSnapshotOnly(t *testing.T) {
 // A follower that is away in the middle of a transfer comes back when the log behind
 // that snapshot is gone: it gets a newer one, and not both.
 func TestFollowerThatWasAwayInATransferGetsTheNewerSnapshot(t *testing.T) {
+	t.Parallel()
 	const size, rate = 8 << 20, 4 << 20
 	bubble(t, func(t *testing.T) {
 		c, leader, _, behind := startBehind(t, size, func(config *raft.Config) { config.SnapshotRate = rate })
@@ -322,6 +326,7 @@ func TestFollowerThatWasAwayInATransferGetsTheNewerSnapshot(t *testing.T) {
 // A state machine that takes long to restore does not cost its node anything but
 // that: a follower answers its leader, and acknowledges entries; a leader leads.
 func TestSlowRestoreCostsNoLeadership(t *testing.T) {
+	t.Parallel()
 	const takes = 30 * time.Second
 	slow := func(ctx context.Context) error { return sleep(ctx, takes) }
 	t.Run("follower", func(t *testing.T) {
@@ -380,6 +385,7 @@ func TestSlowRestoreCostsNoLeadership(t *testing.T) {
 // A log that was long enough for a snapshot before its node stopped is compacted after
 // the next start, though nothing is added to it.
 func TestIdleLogIsCompacted(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		few := 1 << 20
 		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
@@ -403,6 +409,7 @@ func TestIdleLogIsCompacted(t *testing.T) {
 
 // A large state is not written again and again for a log that is short beside it.
 func TestSnapshotsAreAsRareAsTheStateIsLarge(t *testing.T) {
+	t.Parallel()
 	const size = 1_000_000
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{machine: vaults, configure: often})
@@ -543,6 +550,7 @@ func p99(took []time.Duration) time.Duration {
 // W1: a node that came back with an empty disk is sent no snapshot either: it does not
 // count, whatever it has.
 func TestW1EmptyDiskIsSentNoSnapshot(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c, leader, other, behind := startBehind(t, 1<<20, func(*raft.Config) {})
 		c.start(behind)
@@ -588,6 +596,7 @@ func flip(t *testing.T, name string, offset int64) {
 
 // S12: the newest snapshot in a data directory is damaged.
 func TestS12DamagedSnapshotInADirectory(t *testing.T) {
+	t.Parallel()
 	for name, covered := range map[string]bool{"covered": true, "not covered": false} {
 		t.Run(name, func(t *testing.T) {
 			options := directories(t)
@@ -640,6 +649,7 @@ func TestS12DamagedSnapshotInADirectory(t *testing.T) {
 // D17: the snapshot of a leader rots on its disk, and a follower needs it. The leader
 // finds out and stops; the follower gets the next leader's, and no byte of that one.
 func TestD17DamagedSnapshotIsNotSpread(t *testing.T) {
+	t.Parallel()
 	options := directories(t)
 	options.ended = func(*testing.T, raft.NodeID, error) {}
 	options.configure = func(config *raft.Config) { config.TrailingEntries = 5 }

@@ -126,6 +126,7 @@ func TestN4TCPHangingDialsDelayNobody(t *testing.T) {
 // Two clusters whose nodes have the same names each have one node at the other's
 // address. They refuse each other, and both go on.
 func TestW3TCPClustersAtEachOthersAddresses(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		network := newPipeNetwork()
 		other := map[string]string{"one": "two", "two": "one"}

@@ -83,6 +83,7 @@ func TestMemoryTransport(t *testing.T) {
 // A cluster over real sockets goes through its whole life: it elects a leader,
 // replicates, loses the leader and goes on.
 func TestClusterOverUnixSockets(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	peers := map[NodeID]string{}
 	for _, id := range []NodeID{"a", "b", "c"} {
@@ -92,6 +93,7 @@ func TestClusterOverUnixSockets(t *testing.T) {
 }
 
 func TestClusterOverTCP(t *testing.T) {
+	t.Parallel()
 	peers := map[NodeID]string{}
 	listeners := map[NodeID]net.Listener{}
 	for _, id := range []NodeID{"a", "b", "c"} {

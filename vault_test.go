@@ -105,6 +105,7 @@ var errVault = errors.New("the vault is locked")
 // and nothing else, whatever the way in which it fails: the state machine itself is as
 // it was. The next snapshot succeeds.
 func TestSnapshotThatFailsStopsNothing(t *testing.T) {
+	t.Parallel()
 	none := func(raft.SnapshotView) raft.SnapshotView { return nil }
 	for name, failure := range map[string]struct {
 		spoil func(*vault)
@@ -182,6 +183,7 @@ func (s *spoiled) Restore(state []byte) error {
 // A state machine that panics, or cannot become what a snapshot says, is in no state
 // that anybody knows. The node stops, with that as the cause, and who waits is told.
 func TestA3PanicForASnapshotStopsTheNode(t *testing.T) {
+	t.Parallel()
 	oops := func() { panic("oops") }
 	for name, test := range map[string]struct {
 		machine func() raft.StateMachine
@@ -254,6 +256,7 @@ func requireUnknownOrRefused(t *testing.T, err error) {
 // What a view writes is the state at the moment of its capture, however long it takes
 // and whatever is applied meanwhile.
 func TestViewIsWrittenWhileCommandsAreApplied(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{machine: vaults, configure: func(config *raft.Config) { config.TrailingEntries = 1 }})
 		c.vault("a").writing = func(ctx context.Context, w io.Writer, state []byte) error {
@@ -297,6 +300,7 @@ func TestViewIsWrittenWhileCommandsAreApplied(t *testing.T) {
 // A snapshot that is due and fails is tried again after a minute, not at once, and the
 // log grows until then.
 func TestFailedSnapshotIsTriedAgainLater(t *testing.T) {
+	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 1, clusterOptions{machine: vaults, configure: often})
 		v := c.vault("a")

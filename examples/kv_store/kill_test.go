@@ -39,6 +39,7 @@ const (
 // The verdict does not depend on the moments, which are different each time. The
 // segments are small and snapshots frequent, so that the files change often.
 func TestKilledProcessesLoseNothing(t *testing.T) {
+	t.Parallel()
 	rounds := *rounds
 	if testing.Short() {
 		rounds = min(rounds, 1)
