@@ -64,7 +64,7 @@ func TestTransferOfALargeState(t *testing.T) {
 	c.start(away)
 	began := time.Now()
 	var asked, arrived, restored, back time.Duration // since then
-	during := c.phase(func() {
+	transfer := c.phase(func() {
 		c.await("the snapshot to be received", func() bool {
 			s := c.status(away)
 			if s.Receiving != nil && asked == 0 {
@@ -73,6 +73,8 @@ func TestTransferOfALargeState(t *testing.T) {
 			return s.SnapshotIndex >= was.SnapshotIndex
 		})
 		arrived = time.Since(began)
+	})
+	comingBack := c.phase(func() {
 		c.await("the snapshot to be restored", func() bool { return c.status(away).AppliedIndex >= was.SnapshotIndex })
 		restored = time.Since(began)
 		commit := c.status(leader).CommitIndex
@@ -91,7 +93,7 @@ func TestTransferOfALargeState(t *testing.T) {
 	for _, p := range []struct {
 		name string
 		*phase
-	}{{"before", before}, {"during", during}, {"after", after}} {
+	}{{"before", before}, {"during the transfer", transfer}, {"from there until it was back", comingBack}, {"after", after}} {
 		t.Logf("%s: %d commands, p50 %v, p99 %v; heap at most %.1f MiB, %.1f MiB with garbage", p.name, p.total(), p.quantile(0.5), p.quantile(0.99), mib(p.live.Load()), mib(p.heap.Load()))
 	}
 }
