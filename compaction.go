@@ -140,9 +140,10 @@ func (d *driver) logIsLong() bool {
 func (d *driver) scheduleCapture() {
 	c, p := d.core, &d.compaction
 	term, _ := c.log.term(d.applied)
+	configuration := c.configurationAt(d.applied)
 	task := &captureTask{metadata: SnapshotMetadata{
 		EntryID:       EntryID{d.applied, term},
-		Configuration: ConfigurationEntry{c.configuration.index, c.configuration.data},
+		Configuration: ConfigurationEntry{configuration.index, configuration.data},
 	}}
 	task.syncOnly = d.settings.durableMachine && !p.wanted && len(p.waiters) == 0
 	p.capturing, d.applying = true, true

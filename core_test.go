@@ -136,7 +136,7 @@ func TestStatusSaysWhy(t *testing.T) {
 	}
 	r.do("b", appendLost{"a", 3, errUnreachableInRig})
 	r.do("b", heartbeatAnswered{"c", 3, nil, errUnreachableInRig})
-	require.Contains(t, r.reason("b"), "entries 3 to 3 wait for 2 of 3 members")
+	require.Contains(t, r.reason("b"), "entries 3 to 3 wait for 2 of 3 voters")
 	require.Contains(t, r.reason("b"), "a has them up to 0 and last answered 0s ago (no route)")
 	r.acknowledge("b", "a", 3)
 	r.settle()

@@ -154,6 +154,18 @@ func (h *HardState) fields(c *codec) {
 	number(c, &h.Incarnation)
 	c.fingerprint(&h.Fingerprint)
 	c.contacts(&h.Contacts)
-	number(c, &h.Configuration.Index)
-	c.bytes(&h.Configuration.Data)
+	// The last configuration, and those before it, which most have none of.
+	var present ConfigurationEntry
+	var earlier []ConfigurationEntry
+	if n := len(h.Configurations); n > 0 {
+		present, earlier = h.Configurations[n-1], h.Configurations[:n-1]
+	}
+	number(c, &present.Index)
+	c.bytes(&present.Data)
+	if len(earlier) > 0 || c.reading && c.left > 0 {
+		c.configurations(&earlier)
+	}
+	if c.reading && present.Index > 0 {
+		h.Configurations = append(earlier, present)
+	}
 }

@@ -2,10 +2,9 @@ package raft
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
-
-	"github.com/seed-8da499c8/raft/internal/quorum"
 )
 
 // drawElectionWait draws from [ElectionTimeout, 2*ElectionTimeout), anew each
@@ -18,7 +17,7 @@ func (c *core) drawElectionWait() time.Duration {
 // campaign starts a pre-election, or, where this node alone is a majority, an
 // election at once.
 func (c *core) campaign(now time.Duration) {
-	if !c.isVoter(c.settings.id) {
+	if !c.configuration.isVoter(c.settings.id) {
 		c.electionDeadline = now + c.drawElectionWait()
 		return
 	}
@@ -57,7 +56,7 @@ func (c *core) startElection(now time.Duration) {
 func (c *core) askForVotes(request VoteRequest, p promise) {
 	request.LastLogIndex, request.LastLogTerm = c.log.last(), c.log.lastTerm()
 	for _, m := range c.configuration.members {
-		if m.ID == c.settings.id || m.Role != Voter {
+		if m.ID == c.settings.id || !c.configuration.isVoter(m.ID) {
 			continue
 		}
 		r := request
@@ -149,7 +148,7 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.preVote {
 		asked, role = c.currentTerm+1, PreCandidate
 	}
-	if c.role != role || e.term != asked || !c.isVoter(e.from) || c.ballots[e.from].granted {
+	if c.role != role || e.term != asked || !c.configuration.isVoter(e.from) || c.ballots[e.from].granted {
 		return
 	}
 	if e.err != nil {
@@ -174,25 +173,22 @@ func lostBallot(err error) ballot {
 
 // countVotes moves on once a majority has granted.
 func (c *core) countVotes(now time.Duration) {
-	granted, voters := 0, 0
-	for _, m := range c.configuration.members {
-		if m.Role != Voter {
-			continue
-		}
-		voters++
-		own := m.ID == c.settings.id && (c.role == PreCandidate || c.candidacy <= c.durable)
-		if own || c.ballots[m.ID].granted {
-			granted++
-		}
-	}
-	if granted < quorum.Majority(voters) {
+	granted := map[NodeID]bool{}
+	won := c.configuration.reached(func(id NodeID) uint64 {
+		own := id == c.settings.id && (c.role == PreCandidate || c.candidacy <= c.durable)
+		granted[id] = own || c.ballots[id].granted
+		return bit(granted[id])
+	})
+	if won == 0 {
 		return
 	}
 	if c.role == PreCandidate {
 		c.startElection(now)
 		return
 	}
-	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
+	voters := len(granted)
+	maps.DeleteFunc(granted, func(_ NodeID, is bool) bool { return !is })
+	c.tell("become leader", "", "%d of %d voters granted their vote", len(granted), voters)
 	c.becomeLeader(now)
 }
 
@@ -300,16 +296,13 @@ func (c *core) stepsDownFor(now time.Duration, from NodeID, term Term) bool {
 // majority for an election timeout (§6.2): others may have elected a new one,
 // and its clients must learn that their commands may never be committed.
 func (c *core) checkQuorum(now time.Duration) {
-	contacts := make([]uint64, 0, len(c.peers)+1)
-	if c.isVoter(c.settings.id) {
-		contacts = append(contacts, uint64(now))
-	}
-	for _, p := range c.peers {
-		if c.isVoter(p.id) {
-			contacts = append(contacts, uint64(p.contact))
+	since := time.Duration(c.configuration.reached(func(id NodeID) uint64 {
+		if id == c.settings.id {
+			return uint64(now)
 		}
-	}
-	if since := time.Duration(quorum.Reached(contacts)); now >= since+c.settings.electionTimeout {
+		return uint64(c.peer(id).contact)
+	}))
+	if now >= since+c.settings.electionTimeout {
 		c.tell("step down", "", "no majority was in contact for %v", now-since)
 		c.becomeFollower(now, c.currentTerm, "")
 	}

@@ -487,7 +487,7 @@ func ExampleNode_Status() {
 	// leader:    solo
 	// committed: 3
 	// applied:   3
-	// members:   [{solo solo voter}]
+	// members:   [{solo solo voter 0 []}]
 	// reason:    the node has stopped
 }
 

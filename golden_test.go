@@ -35,7 +35,7 @@ func saveGolden(t *testing.T, s Storage) {
 		h.Term, h.VotedFor = term, id
 		return &h
 	}
-	configuration := LogEntry{Term: 1, Index: 1, Kind: EntryConfiguration, Data: hard.Configuration.Data}
+	configuration := LogEntry{Term: 1, Index: 1, Kind: EntryConfiguration, Data: hard.Configurations[0].Data}
 	noop := func(term Term, index Index) Entries {
 		return MakeEntries(LogEntry{Term: term, Index: index, Kind: EntryNoop})
 	}

@@ -3,10 +3,13 @@ package raft
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
+	"github.com/seed-8da499c8/raft/internal/quorum"
 	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
@@ -14,16 +17,26 @@ import (
 // protocol and of the disk format.
 type MemberRole uint8
 
-// The roles of members.
+// The roles of members. A Learner is sent everything and counts for nothing
+// (thesis §4.2.1). A member is Leaving while a joint phase that takes it out has not
+// ended: it was a voter, and counts as one of the configuration that is left (§4.3).
 const (
-	Voter MemberRole = 1
+	Voter   MemberRole = 1
+	Learner MemberRole = 2
+	Leaving MemberRole = 3
 )
 
 func (r MemberRole) String() string {
-	if r == Voter {
+	switch r {
+	case Voter:
 		return "voter"
+	case Learner:
+		return "learner"
+	case Leaving:
+		return "leaving"
+	default:
+		return fmt.Sprintf("member role(%d)", uint8(r))
 	}
-	return fmt.Sprintf("member role(%d)", uint8(r))
 }
 
 // MarshalText makes roles readable in JSON.
@@ -31,11 +44,13 @@ func (r MemberRole) MarshalText() ([]byte, error) { return []byte(r.String()), n
 
 // UnmarshalText reads what MarshalText wrote.
 func (r *MemberRole) UnmarshalText(text []byte) error {
-	if string(text) != Voter.String() {
-		return fmt.Errorf("raft: %q is not the role of a member", text)
+	for role := Voter; role <= Leaving; role++ {
+		if role.String() == string(text) {
+			*r = role
+			return nil
+		}
 	}
-	*r = Voter
-	return nil
+	return fmt.Errorf("raft: %q is not the role of a member", text)
 }
 
 // Member is a node that takes part in a cluster.
@@ -43,13 +58,61 @@ type Member struct {
 	ID      NodeID     `json:"id"`
 	Address string     `json:"address"`
 	Role    MemberRole `json:"role"`
+
+	// Priority is how much the member is preferred as leader: leadership drifts to
+	// an up-to-date voter of the highest one. Default 0.
+	Priority uint8 `json:"priority,omitempty"`
+
+	// Metadata is the application's: raft hands it to all members, in Status. At
+	// most 4 KiB.
+	Metadata []byte `json:"metadata,omitempty"`
 }
+
+// maxMetadataBytes bounds the metadata of a member.
+const maxMetadataBytes = 4 << 10
 
 // configuration is who takes part, as an entry of the log says (thesis ch. 4).
 type configuration struct {
-	index   Index
-	members []Member // sorted by ID
-	data    []byte   // what it was decoded from
+	index    Index
+	members  []Member // sorted by ID
+	incoming []NodeID // the voters, in a joint phase of the configuration that is entered, sorted
+	outgoing []NodeID // in a joint phase: the voters of the configuration that is left, sorted; else none
+	data     []byte   // what it was decoded from
+}
+
+// isJoint reports whether both of two configurations must agree to everything (§4.3).
+func (c configuration) isJoint() bool { return len(c.outgoing) > 0 }
+
+// isVoter reports whether id counts, in a joint phase in either half.
+func (c configuration) isVoter(id NodeID) bool {
+	return slices.Contains(c.incoming, id) || slices.Contains(c.outgoing, id)
+}
+
+// reached returns the largest value that a majority has reached, in a joint phase a
+// majority of either half.
+func (c configuration) reached(value func(NodeID) uint64) uint64 {
+	reached := majorityReached(c.incoming, value)
+	if c.isJoint() {
+		reached = min(reached, majorityReached(c.outgoing, value))
+	}
+	return reached
+}
+
+// quorumWords says how many must agree.
+func (c configuration) quorumWords() string {
+	words := fmt.Sprintf("%d of %d voters", quorum.Majority(len(c.incoming)), len(c.incoming))
+	if c.isJoint() {
+		words += fmt.Sprintf(" and %d of the %d before", quorum.Majority(len(c.outgoing)), len(c.outgoing))
+	}
+	return words
+}
+
+func majorityReached(voters []NodeID, value func(NodeID) uint64) uint64 {
+	values := make([]uint64, 0, 16)
+	for _, id := range voters {
+		values = append(values, value(id))
+	}
+	return quorum.Reached(values)
 }
 
 // member returns the member of that id.
@@ -72,17 +135,47 @@ func (c configuration) addresses() map[NodeID]string {
 
 // encode returns the data of a configuration entry,
 //
-//	[[[id, address, role], ...]]
+//	[[[id, address, role, priority, metadata], ...], [outgoing id, ...]]
 //
-// the same bytes for the same members.
+// without what is zero at the end of a member, and without outgoing ones if there are
+// none: the same bytes for the same members.
 func (c configuration) encode() []byte {
-	dst := wire.AppendArrayLen(nil, 1)
+	fields := 1
+	if c.isJoint() {
+		fields = 2
+	}
+	dst := wire.AppendArrayLen(nil, fields)
 	dst = wire.AppendArrayLen(dst, len(c.members))
 	for _, m := range c.members {
-		dst = wire.AppendArrayLen(dst, 3)
-		dst = wire.AppendString(dst, string(m.ID))
-		dst = wire.AppendString(dst, m.Address)
-		dst = wire.AppendUint(dst, uint64(m.Role))
+		dst = m.encode(dst)
+	}
+	if !c.isJoint() {
+		return dst
+	}
+	dst = wire.AppendArrayLen(dst, len(c.outgoing))
+	for _, id := range c.outgoing {
+		dst = wire.AppendString(dst, string(id))
+	}
+	return dst
+}
+
+func (m Member) encode(dst []byte) []byte {
+	fields := 3
+	switch {
+	case len(m.Metadata) > 0:
+		fields = 5
+	case m.Priority > 0:
+		fields = 4
+	}
+	dst = wire.AppendArrayLen(dst, fields)
+	dst = wire.AppendString(dst, string(m.ID))
+	dst = wire.AppendString(dst, m.Address)
+	dst = wire.AppendUint(dst, uint64(m.Role))
+	if fields > 3 {
+		dst = wire.AppendUint(dst, uint64(m.Priority))
+	}
+	if fields > 4 {
+		dst = wire.AppendBytes(dst, m.Metadata)
 	}
 	return dst
 }
@@ -95,17 +188,51 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 	for range r.ArrayLen() {
 		n := r.ArrayLen()
 		m := Member{ID: NodeID(r.String(maxIDBytes)), Address: r.String(maxAddressBytes), Role: MemberRole(r.Uint())}
-		r.Skip(n - 3)
+		if n > 3 {
+			m.Priority = uint8(min(r.Uint(), math.MaxUint8))
+		}
+		if n > 4 {
+			m.Metadata = r.Bytes()
+		}
+		r.Skip(n - max(3, min(n, 5)))
 		c.members = append(c.members, m)
+		if m.Role == Voter {
+			c.incoming = append(c.incoming, m.ID)
+		}
 	}
-	r.Skip(fields - 1)
+	if fields > 1 {
+		for range r.ArrayLen() {
+			c.outgoing = append(c.outgoing, NodeID(r.String(maxIDBytes)))
+		}
+	}
+	r.Skip(fields - max(1, min(fields, 2)))
 	if r.Err() != nil {
 		return configuration{}, fmt.Errorf("%w: configuration entry %d: %w", ErrInvalidMessage, index, r.Err())
 	}
-	if len(c.members) == 0 || !slices.IsSortedFunc(c.members, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) }) {
-		return configuration{}, fmt.Errorf("%w: configuration entry %d has no members, or not in order", ErrInvalidMessage, index)
+	if err := c.check(); err != nil {
+		return configuration{}, fmt.Errorf("%w: configuration entry %d: %w", ErrInvalidMessage, index, err)
 	}
 	return c, nil
+}
+
+// check reports what no configuration is like.
+func (c configuration) check() error {
+	byID := func(a, b Member) int { return cmp.Compare(a.ID, b.ID) }
+	for _, m := range c.members {
+		if m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID) {
+			return fmt.Errorf("member %q is a %s", m.ID, m.Role)
+		}
+	}
+	switch {
+	case len(c.incoming) == 0:
+		return errors.New("it has no voters")
+	case !slices.IsSortedFunc(c.members, byID) || !slices.IsSorted(c.outgoing):
+		return errors.New("its members are not in order")
+	case slices.ContainsFunc(c.outgoing, func(id NodeID) bool { _, ok := c.member(id); return !ok }):
+		return errors.New("a voter of the configuration that is left is no member")
+	default:
+		return nil
+	}
 }
 
 // bootstrap returns what every founding node starts with: the members, sorted
@@ -121,7 +248,7 @@ func bootstrap(config Config, incarnation uint64) SaveBatch {
 	sum := sha256.Sum256(append(wire.AppendString(nil, config.Cluster), data...))
 	state := &HardState{
 		ID: config.ID, Term: 1, Incarnation: incarnation, Fingerprint: [16]byte(sum[:16]),
-		Configuration: ConfigurationEntry{1, data},
+		Configurations: []ConfigurationEntry{{1, data}},
 	}
 	return SaveBatch{
 		HardState: state,
@@ -130,25 +257,9 @@ func bootstrap(config Config, incarnation uint64) SaveBatch {
 	}
 }
 
-// loadConfiguration takes over the configuration that the storage has kept
-// beside the log.
-func (c *core) loadConfiguration(entry ConfigurationEntry) (err error) {
-	if entry.Index == 0 {
-		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
-	}
-	c.configuration, err = decodeConfiguration(entry.Index, entry.Data)
-	return err
-}
-
-// isVoter reports whether id counts in elections and commits.
-func (c *core) isVoter(id NodeID) bool {
-	m, ok := c.configuration.member(id)
-	return ok && m.Role == Voter
-}
-
 // soleVoter reports whether this node alone is a majority.
 func (c *core) soleVoter() bool {
-	return len(c.configuration.members) == 1 && c.isVoter(c.settings.id)
+	return !c.configuration.isJoint() && len(c.configuration.incoming) == 1 && c.configuration.incoming[0] == c.settings.id
 }
 
 // meet checks a member's incarnation against the one that it was first met in,

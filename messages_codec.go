@@ -233,6 +233,35 @@ func (c *codec) entries(prev Index, e *Entries) {
 // maxContacts bounds the members that a message speaks of.
 const maxContacts = 1024
 
+// configurations is a list of entries, each an index and data.
+func (c *codec) configurations(entries *[]ConfigurationEntry) {
+	if !c.next() {
+		return
+	}
+	if !c.reading {
+		c.dst = wire.AppendArrayLen(c.dst, len(*entries))
+		for _, entry := range *entries {
+			c.dst = wire.AppendArrayLen(c.dst, 2)
+			c.dst = wire.AppendUint(c.dst, uint64(entry.Index))
+			c.dst = wire.AppendBytes(c.dst, entry.Data)
+		}
+		return
+	}
+	*entries = nil
+	for range c.r.ArrayLen() {
+		fields := c.r.ArrayLen()
+		entry := ConfigurationEntry{Index(c.r.Uint()), c.r.Bytes()}
+		c.r.Skip(fields - 2)
+		if fields < 2 {
+			c.r.Fail("not a configuration entry")
+		}
+		if c.r.Err() != nil {
+			return
+		}
+		*entries = append(*entries, entry)
+	}
+}
+
 // contacts is an array of [id, incarnation] pairs.
 func (c *codec) contacts(contacts *[]Contact) {
 	if !c.next() {

@@ -72,7 +72,8 @@ type core struct {
 	lastMet       uint64    // the last change of contacts
 	writingSince  time.Duration
 	isWriting     bool
-	configuration configuration
+	configuration configuration   // in force
+	earlier       []configuration // those before it that still matter, in order
 
 	log         raftLog
 	commitIndex Index
@@ -110,8 +111,9 @@ type coreSettings struct {
 	maxBatchBytes       int
 	maxInflightBytes    int
 	maxInflightMessages int
-	snapshotRate        int // bytes per second to one follower
-	chunkBytes          int // of a snapshot, sent at once
+	join                bool // it may have no configuration yet: it waits to be added
+	snapshotRate        int  // bytes per second to one follower
+	chunkBytes          int  // of a snapshot, sent at once
 }
 
 // ballot is what a peer answered in the present (pre-)election.
@@ -265,7 +267,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		return nil, fmt.Errorf("raft: storage of node %q does not fit together: %w", settings.id, err)
 	}
 	c.commitIndex = state.Commit
-	if err := c.loadConfiguration(state.HardState.Configuration); err != nil {
+	if err := c.loadConfigurations(state.HardState.Configurations); err != nil {
 		return nil, err
 	}
 	c.electionDeadline = now + c.drawElectionWait()
@@ -451,8 +453,8 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 		batch.HardState = &HardState{
 			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
 			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
-			Contacts:      slices.Clone(c.contacts),
-			Configuration: ConfigurationEntry{c.configuration.index, c.configuration.data},
+			Contacts:       slices.Clone(c.contacts),
+			Configurations: c.configurationEntries(),
 		}
 	}
 	c.isWriting, c.writingSince, c.writing = true, now, c.remembered
@@ -511,7 +513,7 @@ func (c *core) fail(err error) error {
 // clone returns an independent copy.
 func (c *core) clone() *core {
 	d := *c
-	d.contacts = slices.Clone(c.contacts)
+	d.contacts, d.earlier = slices.Clone(c.contacts), slices.Clone(c.earlier)
 	d.log = c.log.clone()
 	d.incoming = c.incoming.clone()
 	d.ballots = make(map[NodeID]ballot, len(c.ballots))
@@ -551,6 +553,10 @@ func (c *core) hash() uint64 {
 	for _, contact := range c.contacts {
 		text(string(contact.ID))
 		number(contact.Incarnation)
+	}
+	for _, entry := range c.configurationEntries() {
+		number(uint64(entry.Index))
+		text(string(entry.Data))
 	}
 	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex))
 	number(uint64(c.log.compacted.Index), uint64(c.log.compacted.Term), uint64(c.log.told), uint64(c.log.end), uint64(c.log.cachedFrom()))

@@ -7,8 +7,6 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"github.com/seed-8da499c8/raft/internal/quorum"
 )
 
 // progress is what a leader knows about one follower (thesis §3.5).
@@ -280,11 +278,12 @@ func (c *core) appendFresh(from NodeID, fresh Entries) error {
 	}
 	if first <= c.log.last() {
 		c.tell("replace entries", from, "entries %d to %d conflict with its own", first, c.log.last())
+		c.rollBack(first)
 	}
 	if err := c.log.replaceFrom(fresh); err != nil {
 		panic(err) // the entries follow one that the log has
 	}
-	return nil
+	return c.adoptFrom(fresh)
 }
 
 func (c *core) refuseToReplace(from NodeID, index Index) error {
@@ -343,16 +342,12 @@ func (c *core) acknowledged(p *progress, match Index) {
 // as its own disk has it. Only an entry of the own term is committed by
 // counting; it commits all before it (§3.6.2).
 func (c *core) advanceCommit() {
-	matches := make([]uint64, 0, 16)
-	if c.isVoter(c.settings.id) {
-		matches = append(matches, uint64(c.log.durable))
-	}
-	for _, p := range c.peers {
-		if c.isVoter(p.id) {
-			matches = append(matches, uint64(p.match))
+	index := Index(c.configuration.reached(func(id NodeID) uint64 {
+		if id == c.settings.id {
+			return uint64(c.log.durable)
 		}
-	}
-	index := Index(quorum.Reached(matches))
+		return uint64(c.peer(id).match)
+	}))
 	if index > c.commitIndex && c.log.matches(index, c.currentTerm) {
 		c.commitIndex = index
 	}

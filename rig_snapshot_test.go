@@ -83,7 +83,7 @@ func (r *rig) writeSnapshot(store *SnapshotStore, entries Entries) {
 	id := EntryID{entries.last(), entries.terms()[len(entries.terms())-1].Term}
 	require.NoError(r.t, store.open(r.fingerprint))
 	written := store.write(r.t.Context(), snapshotJob{
-		metadata: SnapshotMetadata{EntryID: id, Configuration: r.first(r.ids[0]).HardState.Configuration},
+		metadata: SnapshotMetadata{EntryID: id, Configuration: r.first(r.ids[0]).HardState.Configurations[0]},
 		view:     stateView(stateAfter(entries)),
 	})
 	require.NoError(r.t, written.err)

@@ -304,7 +304,7 @@ func (c *core) install(now time.Duration, s SnapshotMetadata) error {
 	}
 	c.log.compact(s.EntryID)
 	c.commitIndex = s.Index
-	c.configuration = configuration
+	c.configuration, c.earlier = configuration, nil
 	c.installing = c.remember()
 	return nil
 }
@@ -333,6 +333,7 @@ func (c *core) forget(now time.Duration, upTo, keep Index) {
 	}
 	if term, ok := c.log.term(upTo); ok && upTo > c.log.compacted.Index {
 		c.log.compact(EntryID{upTo, term})
+		c.forgetConfigurations()
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/seed-8da499c8/raft/internal/quorum"
 )
 
 // Status is what a node knows about itself and its cluster at one moment. It is
@@ -167,7 +165,7 @@ func (d *driver) addLag(now time.Duration, add func(string, ...any)) {
 	if c.commitIndex == last {
 		return
 	}
-	add("entries %d to %d wait for %d of %d members", c.commitIndex+1, last, quorum.Majority(len(c.configuration.members)), len(c.configuration.members))
+	add("entries %d to %d wait for %s", c.commitIndex+1, last, c.configuration.quorumWords())
 	if c.log.durable < last {
 		add("this node's disk has them up to %d", c.log.durable)
 	}

@@ -105,9 +105,11 @@ type HardState struct {
 	Incarnation uint64   // of this storage; never 0 once something was saved
 	Fingerprint [16]byte // of the cluster
 	Contacts    []Contact
-	// Configuration is the one in force, so that nobody needs to look for it in
-	// the log.
-	Configuration ConfigurationEntry
+	// Configurations are the one in force, which is the last, and those before it
+	// that entries or snapshots of this storage may still need, so that nobody has
+	// to look for them in the log. Those of entries that the log does not hold are
+	// not in force.
+	Configurations []ConfigurationEntry
 }
 
 // Contact is the incarnation in which a peer was first met.
@@ -232,6 +234,6 @@ func (l *memoryLog) last() Index { return max(l.compacted.Index, Entries{l.runs}
 func (l *memoryLog) term(index Index) Term { return l.runs[Entries{l.runs}.position(index)].term }
 
 func (h HardState) clone() HardState {
-	h.Contacts = slices.Clone(h.Contacts)
+	h.Contacts, h.Configurations = slices.Clone(h.Contacts), slices.Clone(h.Configurations)
 	return h
 }

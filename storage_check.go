@@ -77,10 +77,10 @@ func (c *storageCheck) checkEmpty() {
 
 // checkSaving saves each part of a batch, alone and with the others.
 func (c *storageCheck) checkSaving() {
-	configuration := configuration{members: []Member{{"a", "a.example:1", Voter}, {"b", "b.example:1", Voter}}}.encode()
+	configuration := configuration{members: []Member{{ID: "a", Address: "a.example:1", Role: Voter}, {ID: "b", Address: "b.example:1", Role: Voter}}}.encode()
 	state := HardState{
 		ID: "a", Term: 1, Incarnation: math.MaxUint64, Fingerprint: [16]byte{1, 15: 16},
-		Configuration: ConfigurationEntry{1, configuration},
+		Configurations: []ConfigurationEntry{{1, configuration}},
 	}
 	c.save("a first batch", SaveBatch{
 		HardState: &state, Commit: 1,
@@ -96,7 +96,7 @@ func (c *storageCheck) checkSaving() {
 	c.save("a commit index beyond the last entry", SaveBatch{Commit: 99})
 	c.save("entries after a commit index beyond the last entry", SaveBatch{Entries: c.make(7, 4, 5, 5)})
 	c.save("nothing at all", SaveBatch{})
-	state = HardState{ID: "a", Term: 5, Incarnation: 9, Configuration: ConfigurationEntry{3, []byte{0}}}
+	state = HardState{ID: "a", Term: 5, Incarnation: 9, Configurations: []ConfigurationEntry{{3, []byte{0}}}}
 	c.save("a hard state with less in it than before", SaveBatch{HardState: &state})
 }
 
@@ -364,7 +364,7 @@ func (c *storageCheck) compare(got StorageState) {
 		{"HardState.Incarnation", want.HardState.Incarnation, got.HardState.Incarnation},
 		{"HardState.Fingerprint", want.HardState.Fingerprint, got.HardState.Fingerprint},
 		{"HardState.Contacts", want.HardState.Contacts, got.HardState.Contacts},
-		{"HardState.Configuration", want.HardState.Configuration, got.HardState.Configuration},
+		{"HardState.Configurations", want.HardState.Configurations, got.HardState.Configurations},
 		{"Commit", want.Commit, got.Commit},
 		{"Compacted", want.Compacted, got.Compacted},
 		{"Last", c.last(), got.Last},

@@ -1,0 +1,109 @@
+package raft
+
+import (
+	"fmt"
+	"slices"
+)
+
+// The configurations of a log (thesis §4.1): each is in force from the moment when its
+// entry is appended, committed or not, and goes with its entry if that is replaced.
+
+// adopt takes a configuration into force whose entry was appended. Nothing of what was
+// on record of a member that it adds holds any more: it is met anew.
+func (c *core) adopt(next configuration) {
+	for _, m := range next.members {
+		if _, known := c.configuration.member(m.ID); !known {
+			c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool { return contact.ID == m.ID })
+		}
+	}
+	if c.configuration.index > 0 {
+		c.earlier = append(slices.Clip(c.earlier), c.configuration)
+	}
+	c.configuration = next
+	c.remember()
+}
+
+// adoptFrom takes the configurations among entries into force that were appended.
+func (c *core) adoptFrom(entries Entries) error {
+	for entry := range entries.All() {
+		if entry.Kind != EntryConfiguration {
+			continue
+		}
+		next, err := decodeConfiguration(entry.Index, slices.Clone(entry.Data))
+		if err != nil {
+			return c.fail(fmt.Errorf("raft: node %s: %w", c.settings.id, err))
+		}
+		c.adopt(next)
+	}
+	return nil
+}
+
+// rollBack puts the configuration back into force that was before entries from an
+// index on, which are replaced.
+func (c *core) rollBack(first Index) {
+	for c.configuration.index >= first && len(c.earlier) > 0 {
+		last := len(c.earlier) - 1
+		c.configuration, c.earlier = c.earlier[last], c.earlier[:last]
+		c.remember()
+	}
+}
+
+// configurationAt returns the one that is in force at an entry: what a snapshot of it
+// says (§5.1).
+func (c *core) configurationAt(index Index) configuration {
+	at := c.configuration
+	for i := len(c.earlier) - 1; i >= 0 && at.index > index; i-- {
+		at = c.earlier[i]
+	}
+	return at
+}
+
+// forgetConfigurations forgets those that no entry which is kept was appended under.
+func (c *core) forgetConfigurations() {
+	n := 0
+	for n < len(c.earlier) {
+		next := c.configuration
+		if n+1 < len(c.earlier) {
+			next = c.earlier[n+1]
+		}
+		if next.index > c.log.compacted.Index {
+			break
+		}
+		n++
+	}
+	c.earlier = slices.Clone(c.earlier[n:])
+}
+
+// configurationEntries returns what is to be kept of the configurations.
+func (c *core) configurationEntries() []ConfigurationEntry {
+	var entries []ConfigurationEntry
+	for _, one := range c.earlier {
+		entries = append(entries, ConfigurationEntry{one.index, one.data})
+	}
+	if c.configuration.index > 0 {
+		entries = append(entries, ConfigurationEntry{c.configuration.index, c.configuration.data})
+	}
+	return entries
+}
+
+// loadConfigurations takes over what the storage has kept beside the log. A write may
+// have said more than has become of the log.
+func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
+	for _, entry := range entries {
+		if entry.Index > c.log.last() {
+			break
+		}
+		one, err := decodeConfiguration(entry.Index, entry.Data)
+		if err != nil {
+			return err
+		}
+		if c.configuration.index > 0 {
+			c.earlier = append(c.earlier, c.configuration)
+		}
+		c.configuration = one
+	}
+	if c.configuration.index == 0 && !c.settings.join {
+		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
+	}
+	return nil
+}
