@@ -44,8 +44,8 @@ type snapshotWaiter struct {
 	done  func(Index, error)
 }
 
-// snapshotOutcome ends the wait for a snapshot.
-type snapshotOutcome struct {
+// waitOutcome ends a wait for an index: of a snapshot, or of a configuration.
+type waitOutcome struct {
 	done  func(Index, error)
 	index Index
 	err   error
@@ -207,7 +207,7 @@ func (d *driver) endSnapshotWaitsUpTo(index Index) {
 	p.waiters = slices.DeleteFunc(p.waiters, func(w snapshotWaiter) bool {
 		ends := w.index <= index
 		if ends {
-			d.work.outcomes = append(d.work.outcomes, snapshotOutcome{w.done, index, nil})
+			d.work.outcomes = append(d.work.outcomes, waitOutcome{w.done, index, nil})
 		}
 		return ends
 	})
@@ -215,7 +215,7 @@ func (d *driver) endSnapshotWaitsUpTo(index Index) {
 
 func (d *driver) endSnapshotWaits(err error) {
 	for _, w := range d.compaction.waiters {
-		d.work.outcomes = append(d.work.outcomes, snapshotOutcome{w.done, 0, err})
+		d.work.outcomes = append(d.work.outcomes, waitOutcome{w.done, 0, err})
 	}
 	d.compaction.waiters = nil
 }
@@ -223,7 +223,7 @@ func (d *driver) endSnapshotWaits(err error) {
 // handleSnapshotWanted: what covers everything already is not taken again.
 func (d *driver) handleSnapshotWanted(e snapshotWanted) {
 	if newest := d.core.snapshot.Index; d.applied > 0 && d.applied <= newest {
-		d.work.outcomes = append(d.work.outcomes, snapshotOutcome{e.done, newest, nil})
+		d.work.outcomes = append(d.work.outcomes, waitOutcome{e.done, newest, nil})
 		return
 	}
 	d.compaction.waiters = append(d.compaction.waiters, snapshotWaiter{d.applied, e.done})

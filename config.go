@@ -26,6 +26,11 @@ type Config struct {
 	// Peers refuse each other. It is used only while the storage is empty.
 	Peers map[NodeID]string
 
+	// Join says that the node is to join a cluster that there is: it starts empty,
+	// without Peers, and waits until a leader adds it. Once it was added Join makes no
+	// difference.
+	Join bool
+
 	// Cluster is the cluster's name. It is part of the cluster's fingerprint,
 	// so that nodes of two clusters never take each other for peers.
 	Cluster string
@@ -172,7 +177,8 @@ func (c Config) validate() error {
 	check(len(c.Address) <= maxAddressBytes, "Address has %d bytes: want at most %d", len(c.Address), maxAddressBytes)
 	check(c.Storage == nil || c.DataDir == "", "Storage is set, and DataDir is %q: want one of them", c.DataDir)
 	check(len(c.Peers) <= maxContacts, "Peers has %d members: want at most %d", len(c.Peers), maxContacts)
-	check(len(c.Peers) > 0, "Peers is empty: want the first members, this node included")
+	check(len(c.Peers) > 0 || c.Join, "Peers is empty: want the first members, this node included, or Join")
+	check(len(c.Peers) == 0 || !c.Join, "Join is set, and Peers has %d members: want one of them", len(c.Peers))
 	if address, ok := c.Peers[c.ID]; len(c.Peers) > 0 {
 		check(ok, "Peers has no entry for this node, %q", c.ID)
 		check(!ok || address == c.Address, "Peers has this node at %q, Address is %q: want them equal", address, c.Address)

@@ -19,8 +19,16 @@ func (c *core) adopt(next configuration) {
 	if c.configuration.index > 0 {
 		c.earlier = append(slices.Clip(c.earlier), c.configuration)
 	}
-	c.configuration = next
+	c.inForce(next)
 	c.remember()
+}
+
+// inForce puts a configuration into force.
+func (c *core) inForce(next configuration) {
+	_, member := next.member(c.settings.id)
+	c.configuration = next
+	c.belonged = c.belonged || member
+	c.reconfigured++
 }
 
 // adoptFrom takes the configurations among entries into force that were appended.
@@ -43,7 +51,9 @@ func (c *core) adoptFrom(entries Entries) error {
 func (c *core) rollBack(first Index) {
 	for c.configuration.index >= first && len(c.earlier) > 0 {
 		last := len(c.earlier) - 1
-		c.configuration, c.earlier = c.earlier[last], c.earlier[:last]
+		before := c.earlier[last]
+		c.earlier = c.earlier[:last]
+		c.inForce(before)
 		c.remember()
 	}
 }
@@ -100,7 +110,7 @@ func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 		if c.configuration.index > 0 {
 			c.earlier = append(c.earlier, c.configuration)
 		}
-		c.configuration = one
+		c.inForce(one)
 	}
 	if c.configuration.index == 0 && !c.settings.join {
 		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)

@@ -40,7 +40,8 @@ type driver struct {
 	refused  uint64                   // how many requests were
 	work     work
 
-	compaction compaction
+	compaction      compaction
+	reconfiguration reconfiguration
 }
 
 type driverSettings struct {
@@ -87,7 +88,7 @@ type work struct {
 	chunks        []snapshotArrived
 	resets        []NodeID
 	failed        []failedRun
-	outcomes      []snapshotOutcome
+	outcomes      []waitOutcome
 	notes         []note
 	failure       error // the node must stop
 }
@@ -136,6 +137,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	for _, b := range batches {
 		d.propose(now, b)
 	}
+	d.settleMembership(now)
 	effects := d.core.finish(now)
 	d.collect(effects)
 	if batch, ok := d.core.takeWrite(now); ok {
@@ -167,6 +169,7 @@ func (d *driver) step(now time.Duration, event any) {
 		// leadership may have committed a successor's entries at these indexes.
 		d.failFrom(settled+1, errLeadershipLost)
 		d.unsettled, d.unsettledBytes = nil, 0
+		d.endLeadership()
 	}
 	d.endOvertaken()
 	if d.verify {
@@ -236,6 +239,20 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.handleSnapshotWritten(now, e)
 	case snapshotWanted:
 		d.handleSnapshotWanted(e)
+	case changeWanted:
+		d.handleChangeWanted(now, e)
+	case catchUpWanted:
+		d.handleCatchUpWanted(now, e)
+	case transferWanted:
+		d.handleTransferWanted(now, e)
+	case timeoutNowArrived:
+		d.admitRequest(now, e.request.Header, nil, e.respond, event)
+	case timeoutNowAnswered:
+		if e.response != nil {
+			d.admitResponse(now, e.from, e.response.Incarnation, event)
+		} else {
+			d.step(now, event)
+		}
 	case failed:
 		d.work.failure = e.err
 	default:
@@ -255,6 +272,7 @@ func (d *driver) settle() {
 // admitRequest refuses a request that is not meant for this node, or whose
 // sender is not who it seems to be.
 func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
+	d.adoptFingerprint(h, event)
 	err := d.checkHeader(h)
 	if err == nil {
 		err = invalid
@@ -267,6 +285,21 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 	}
 	d.accept(h.From)
 	d.step(now, event)
+}
+
+// adoptFingerprint has a node that waits to be added take the cluster's fingerprint
+// from the first leader that calls: that is the one that adds it.
+func (d *driver) adoptFingerprint(h Header, event any) {
+	c := d.core
+	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id {
+		return
+	}
+	switch event.(type) {
+	case heartbeatArrived, appendArrived:
+		c.settings.fingerprint = h.Fingerprint
+		c.remember()
+		c.tell("join cluster", h.From, "it leads the cluster of fingerprint %x", h.Fingerprint)
+	}
 }
 
 // checkHeader checks the sender of a request.
@@ -303,6 +336,9 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint64, event any) {
 	c := d.core
 	if _, member := c.configuration.member(from); !member {
+		if c.peer(from) != nil { // it has left, and is to learn it
+			d.step(now, event)
+		}
 		return
 	}
 	durable, err := c.meet(from, incarnation)
@@ -366,8 +402,11 @@ func (d *driver) accept(from NodeID) {
 // proposalRoom returns how many bytes of proposals are to be taken out of their
 // queue. A node that cannot append them takes them all to refuse them.
 func (d *driver) proposalRoom() int {
-	if d.core.role != Leader {
+	switch c := d.core; {
+	case c.role != Leader:
 		return math.MaxInt
+	case c.handover != nil || c.departure > 0:
+		return 0 // they wait for the next leader, or for this one to go on
 	}
 	return d.settings.maxUnappliedBytes - d.unsettledBytes
 }
@@ -504,6 +543,8 @@ func (c *core) outdated(response any) any {
 		return &HeartbeatResponse{Term: c.currentTerm, Round: r.Round, Incarnation: c.settings.incarnation}
 	case *AppendResponse:
 		return &AppendResponse{Term: c.currentTerm, PrevLogIndex: r.PrevLogIndex, Incarnation: c.settings.incarnation}
+	case *TimeoutNowResponse:
+		return &TimeoutNowResponse{Term: c.currentTerm, Incarnation: c.settings.incarnation}
 	case *SnapshotResponse:
 		return &SnapshotResponse{Term: c.currentTerm, Incarnation: c.settings.incarnation}
 	default:

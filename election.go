@@ -220,9 +220,13 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	c.round++
 	c.heartbeatDue = now + c.settings.heartbeatInterval
 	for _, p := range c.peers {
+		commit := min(c.commitIndex, p.match)
+		if p.left && p.farewell == 0 && commit >= c.configuration.index {
+			p.farewell = c.round
+		}
 		c.send(p.id, &Heartbeat{
-			Header: c.header(p.id), Term: c.currentTerm, Commit: min(c.commitIndex, p.match),
-			Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts,
+			Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
+			Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
 		}, promise{})
 	}
 }
@@ -238,6 +242,7 @@ func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 		c.learnContacts(r.Contacts)
 		if c.log.lastTerm() == c.currentTerm {
 			c.commitTo(r.Commit)
+			c.checkRemoved(r.Configuration)
 		}
 	}
 	response.Term = c.currentTerm
@@ -279,6 +284,7 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	if p := c.peer(e.from); p != nil {
 		p.contact, p.trouble = now, ""
 		p.retryAt = now // it is reachable: what was lost can be tried again
+		p.knows = p.farewell > 0 && e.response.Round >= p.farewell
 	}
 }
 

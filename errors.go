@@ -80,6 +80,47 @@ func (e *CorruptError) Error() string {
 // Is makes errors.Is(err, ErrCorrupt) hold.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
+// Errors of changing the membership, and of handing over leadership.
+var (
+	// ErrChangeInProgress is returned while another change is under way: its entry
+	// is not committed, its joint phase has not ended, or leadership is being handed
+	// over. It can be tried again soon.
+	ErrChangeInProgress = errors.New("raft: another change is in progress")
+
+	// ErrUnknownMember is returned for an id that no member has.
+	ErrUnknownMember = errors.New("raft: unknown member")
+
+	// ErrMemberExists is returned when a member is to be added whose id there is,
+	// at another address or by ChangeMembers.
+	ErrMemberExists = errors.New("raft: member exists")
+
+	// ErrInvalidChange is returned for changes that no leader makes: without any
+	// voter left, with two of one member, with a role, id or address that is none.
+	ErrInvalidChange = errors.New("raft: invalid change of the members")
+
+	// ErrCannotFollow is returned by AddVoter for a newcomer that cannot be reached,
+	// or falls ever further behind.
+	ErrCannotFollow = errors.New("raft: the new member cannot follow")
+
+	// ErrTransferFailed is returned by TransferLeadership when this node goes on
+	// leading, or somebody else does.
+	ErrTransferFailed = errors.New("raft: leadership was not handed over")
+
+	// ErrRemoved is returned by Run once this node has learnt that it is no member
+	// any more.
+	ErrRemoved = errors.New("raft: removed from the cluster")
+)
+
+// ConfigurationMismatchError is returned by [Node.ChangeMembers] when the members have
+// changed since the configuration that the caller has looked at.
+type ConfigurationMismatchError struct {
+	Have Index // of the configuration that is in force
+}
+
+func (e *ConfigurationMismatchError) Error() string {
+	return fmt.Sprintf("raft: the members have changed: the configuration in force is that of entry %d", e.Have)
+}
+
 // ErrCompacted is matched by the error of [Storage.Entries] for entries that the
 // storage has forgotten, as it was told to.
 var ErrCompacted = errors.New("raft: entries compacted")

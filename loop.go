@@ -31,8 +31,10 @@ type loop struct {
 
 	readBytes int // how much the applier reads at once
 
-	published Leadership
-	group     sync.WaitGroup // all goroutines of the node
+	published    Leadership
+	fingerprint  [16]byte       // of the cluster, as the store of snapshots knows it
+	reconfigured uint64         // the change of the configuration that the transport knows of
+	group        sync.WaitGroup // all goroutines of the node
 }
 
 func newLoop(n *Node, d *driver, start time.Time) *loop {
@@ -42,7 +44,7 @@ func newLoop(n *Node, d *driver, start time.Time) *loop {
 		saves:     make(chan *SaveBatch, 1),
 		applies:   make(chan *applyTask, 1),
 		chunks:    make(chan snapshotArrived, maxChunks),
-		readBytes: d.settings.maxApplyBytes,
+		readBytes: d.settings.maxApplyBytes, reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
@@ -110,6 +112,10 @@ func (l *loop) carryOut(w work) error {
 			l.task = w.apply
 		}
 		return w.failure
+	}
+	if joined := l.driver.core.settings.fingerprint; joined != l.fingerprint {
+		l.fingerprint = joined
+		l.node.storage.Snapshots().join(joined)
 	}
 	for _, id := range w.resets {
 		l.sender(id).reset()
@@ -232,6 +238,10 @@ func failAll(runs []failedRun, end func(*proposal, error)) {
 // was.
 func (l *loop) publish() {
 	c := l.driver.core
+	if l.reconfigured != c.reconfigured {
+		l.reconfigured = c.reconfigured
+		l.node.transport.UpdatePeers(c.addressBook())
+	}
 	leadership := Leadership{Term: c.currentTerm, Leader: c.leader, Address: l.driver.leaderAddress(), IsSelf: c.role == Leader}
 	was := l.published
 	if leadership == was {
@@ -322,6 +332,7 @@ func (l *loop) shutDown(cause error) {
 	}
 	failAll(d.work.failed, n.end)
 	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))
+	d.endMembershipWaits(stoppedBy(n.config.ID, cause))
 	for _, o := range d.work.outcomes {
 		o.done(o.index, o.err)
 	}
@@ -390,6 +401,8 @@ func (l *loop) send(r request) {
 		s.append(m, r.patience)
 	case *InstallSnapshot:
 		s.snapshot(m, r.patience)
+	case *TimeoutNow:
+		s.timeoutNow(m)
 	default:
 		panic(fmt.Sprintf("raft: no way to send a %T", m))
 	}
@@ -437,6 +450,13 @@ func (s *sender) heartbeat(m *Heartbeat) {
 		defer s.heartbeats.Add(-1)
 		response, err := either(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
+	})
+}
+
+func (s *sender) timeoutNow(m *TimeoutNow) {
+	s.background(s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
+		response, err := either(s.loop.node.transport.CallTimeoutNow(ctx, s.peer, m))
+		s.post(timeoutNowAnswered{s.peer, m.Term, response, err})
 	})
 }
 

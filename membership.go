@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/seed-8da499c8/raft/internal/quorum"
 	"github.com/seed-8da499c8/raft/internal/wire"
@@ -98,6 +99,18 @@ func (c configuration) reached(value func(NodeID) uint64) uint64 {
 	return reached
 }
 
+// String lists the members.
+func (c configuration) String() string {
+	var words []string
+	for _, m := range c.members {
+		words = append(words, fmt.Sprintf("%s, a %s", m.ID, m.Role))
+	}
+	if c.isJoint() {
+		return "joint, of " + strings.Join(words, "; ")
+	}
+	return strings.Join(words, "; ")
+}
+
 // quorumWords says how many must agree.
 func (c configuration) quorumWords() string {
 	words := fmt.Sprintf("%d of %d voters", quorum.Majority(len(c.incoming)), len(c.incoming))
@@ -115,20 +128,24 @@ func majorityReached(voters []NodeID, value func(NodeID) uint64) uint64 {
 	return quorum.Reached(values)
 }
 
+func byID(a, b Member) int { return cmp.Compare(a.ID, b.ID) }
+
 // member returns the member of that id.
 func (c configuration) member(id NodeID) (Member, bool) {
-	i, ok := slices.BinarySearchFunc(c.members, id, func(m Member, id NodeID) int { return cmp.Compare(m.ID, id) })
+	i, ok := slices.BinarySearchFunc(c.members, Member{ID: id}, byID)
 	if !ok {
 		return Member{}, false
 	}
 	return c.members[i], true
 }
 
-// addresses returns where the members listen.
-func (c configuration) addresses() map[NodeID]string {
-	book := make(map[NodeID]string, len(c.members))
-	for _, m := range c.members {
-		book[m.ID] = m.Address
+// addressBook returns where the members listen, and those that have left not long ago.
+func (c *core) addressBook() map[NodeID]string {
+	book := map[NodeID]string{}
+	for _, one := range append(slices.Clip(c.earlier), c.configuration) {
+		for _, m := range one.members {
+			book[m.ID] = m.Address
+		}
 	}
 	return book
 }
@@ -217,7 +234,6 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 
 // check reports what no configuration is like.
 func (c configuration) check() error {
-	byID := func(a, b Member) int { return cmp.Compare(a.ID, b.ID) }
 	for _, m := range c.members {
 		if m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID) {
 			return fmt.Errorf("member %q is a %s", m.ID, m.Role)

@@ -69,6 +69,8 @@ type Heartbeat struct {
 	// receiver takes over those of members that it has not met itself, and
 	// learns from its own whether it came back with another disk.
 	Contacts []Contact
+	// Configuration is the index of the one that is in force at the leader.
+	Configuration Index
 }
 
 // HeartbeatResponse answers a Heartbeat.

@@ -350,6 +350,7 @@ func (m *Heartbeat) fields(c *codec) {
 	number(c, &m.Round)
 	c.address(&m.LeaderAddress)
 	c.contacts(&m.Contacts)
+	number(c, &m.Configuration)
 }
 
 func (m *HeartbeatResponse) fields(c *codec) {

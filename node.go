@@ -101,7 +101,8 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // Stop ends the node and waits until Run has returned, or ctx ends, whose error
-// it returns then while the node goes on stopping. What was not in the log yet
+// it returns then while the node goes on stopping. A leader hands over before, as
+// [Node.TransferLeadership] does, so that the others need not wait for an election. What was not in the log yet
 // fails with [ErrStopped], what was there without an outcome with
 // [*OutcomeUnknownError]. More calls do the same; before Run, Stop makes Run
 // return at once.
@@ -110,6 +111,9 @@ func (n *Node) Stop(ctx context.Context) error {
 	first, ran := !n.stopping, n.ran
 	n.stopping = true
 	n.mu.Unlock()
+	if first && ran {
+		n.handOver(ctx)
+	}
 	if first {
 		close(n.stop)
 	}
@@ -300,19 +304,26 @@ func (n *Node) TakeSnapshot(ctx context.Context) (Index, error) {
 	if ctx.Err() != nil {
 		return 0, contextError(ctx)
 	}
+	index, err, _ := n.awaitIndex(ctx, func(done func(Index, error)) any { return snapshotWanted{done} })
+	return index, err
+}
+
+// awaitIndex posts an event that leads to an index or an error, and waits for it. In
+// time is false if ctx has ended before, whose error it returns then.
+func (n *Node) awaitIndex(ctx context.Context, event func(done func(Index, error)) any) (index Index, err error, inTime bool) {
 	type outcome struct {
 		index Index
 		err   error
 	}
 	outcomes := make(chan outcome, 1)
-	if !n.inbox.post(snapshotWanted{func(index Index, err error) { outcomes <- outcome{index, err} }}) {
-		return 0, n.inbox.closedBecause()
+	if !n.inbox.post(event(func(index Index, err error) { outcomes <- outcome{index, err} })) {
+		return 0, n.inbox.closedBecause(), true
 	}
 	select {
 	case o := <-outcomes:
-		return o.index, o.err
+		return o.index, o.err, true
 	case <-ctx.Done():
-		return 0, contextError(ctx)
+		return 0, contextError(ctx), false
 	}
 }
 
@@ -400,7 +411,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	c := d.core
 	n.checkAddress(c.configuration)
 	l := newLoop(n, d, start)
-	n.transport.UpdatePeers(c.configuration.addresses())
+	n.transport.UpdatePeers(c.addressBook())
 	local := Local{
 		ID: n.config.ID, Address: n.config.Address, Cluster: n.config.Cluster,
 		Fingerprint: c.settings.fingerprint, Incarnation: c.settings.incarnation, Logger: n.log,
@@ -419,9 +430,9 @@ func (n *Node) run(ctx context.Context) (err error) {
 
 // checkAddress tells if peers know this node at another address than it has.
 func (n *Node) checkAddress(c configuration) {
-	if known, ok := c.addresses()[n.config.ID]; ok && known != n.config.Address {
+	if m, ok := c.member(n.config.ID); ok && m.Address != n.config.Address {
 		n.log.Warn("listen where no peer looks", zap.String("address", n.config.Address),
-			zap.String("because", "the cluster knows this node at "+known+", from its first start, and addresses do not change"))
+			zap.String("because", "the cluster knows this node at "+m.Address+": change the member's address, or listen there"))
 	}
 }
 
@@ -482,6 +493,9 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 	}
 	if isNew {
 		batch := bootstrap(n.config, drawNumber())
+		if n.config.Join {
+			batch = SaveBatch{HardState: &HardState{ID: n.config.ID, Incarnation: drawNumber()}}
+		}
 		if err := storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)
 		}
@@ -496,7 +510,7 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 		heartbeatInterval: n.config.HeartbeatInterval, electionTimeout: n.config.ElectionTimeout,
 		diskStallLimit: n.config.DiskStallLimit, maxBatchBytes: n.config.MaxBatchBytes,
 		maxInflightBytes: n.config.MaxInflightBytes, maxInflightMessages: n.config.MaxInflightMessages,
-		snapshotRate: n.config.SnapshotRate, chunkBytes: 256 << 10,
+		snapshotRate: n.config.SnapshotRate, chunkBytes: 256 << 10, join: n.config.Join,
 	}
 	if _, ok := n.transport.(AppendStreamer); !ok {
 		settings.maxInflightMessages = 1
@@ -600,8 +614,8 @@ func (n *Node) refuse(left taken, cause error) {
 		if respond := responderOf(event); respond != nil {
 			respond(nil, err)
 		}
-		if wanted, ok := event.(snapshotWanted); ok {
-			wanted.done(0, err)
+		if done := waiterOf(event); done != nil {
+			done(0, err)
 		}
 	}
 	for _, b := range left.batches {
@@ -622,8 +636,26 @@ func responderOf(event any) responder {
 		return e.respond
 	case snapshotArrived:
 		return e.respond
+	case timeoutNowArrived:
+		return e.respond
 	case chunkStored:
 		return e.chunk.respond
+	default:
+		return nil
+	}
+}
+
+// waiterOf returns who waits for the index that an event is to lead to; nil: nobody.
+func waiterOf(event any) func(Index, error) {
+	switch e := event.(type) {
+	case snapshotWanted:
+		return e.done
+	case changeWanted:
+		return e.done
+	case catchUpWanted:
+		return e.done
+	case transferWanted:
+		return e.done
 	default:
 		return nil
 	}
@@ -679,9 +711,9 @@ func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*S
 	return await[*SnapshotResponse](ctx, n, func(respond responder) any { return snapshotArrived{request, respond} })
 }
 
-// HandleTimeoutNow refuses: this version does not transfer leadership.
-func (n *Node) HandleTimeoutNow(context.Context, *TimeoutNow) (*TimeoutNowResponse, error) {
-	return nil, fmt.Errorf("%w: node %s does not take over leadership on request", ErrUnsupported, n.config.ID)
+// HandleTimeoutNow answers a leader that hands over. For the transport.
+func (n *Node) HandleTimeoutNow(ctx context.Context, request *TimeoutNow) (*TimeoutNowResponse, error) {
+	return await[*TimeoutNowResponse](ctx, n, func(respond responder) any { return timeoutNowArrived{request, respond} })
 }
 
 // HandleForward refuses: this version does not forward calls.

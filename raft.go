@@ -74,6 +74,8 @@ type core struct {
 	isWriting     bool
 	configuration configuration   // in force
 	earlier       []configuration // those before it that still matter, in order
+	belonged      bool            // one in force had this node as a member
+	reconfigured  uint64          // counts the changes of what is in force
 
 	log         raftLog
 	commitIndex Index
@@ -95,6 +97,10 @@ type core struct {
 	heartbeatDue time.Duration // leader: when the next round starts
 	round        uint64        // leader: counts rounds of heartbeats
 	peers        []*progress   // leader: the other members, sorted by ID
+	handover     *handover     // leader: nil: none is under way
+	handoverEnd  string        // why the last one failed
+	departure    time.Duration // leader: when it leaves, being no member any more; 0: it stays
+	preferAt     time.Duration // leader: no handing over to a preferred one before
 
 	out effects
 }
@@ -315,6 +321,14 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleInstallSnapshot(now, e)
 	case chunkStored:
 		c.handleChunkStored(now, e)
+	case configurationProposed:
+		c.enter(now, e.next)
+	case handoverWanted:
+		c.startHandover(now, e.to)
+	case timeoutNowArrived:
+		c.handleTimeoutNow(now, e)
+	case timeoutNowAnswered:
+		c.handleTimeoutNowAnswer(now, e)
 	default:
 		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
 	}
@@ -324,6 +338,7 @@ func (c *core) step(now time.Duration, event any) {
 // merged over the whole batch, and returns the effects of all its steps.
 func (c *core) finish(now time.Duration) effects {
 	if c.role == Leader {
+		c.advanceHandover(now)
 		for _, p := range c.peers {
 			c.replicate(now, p)
 		}
@@ -339,7 +354,12 @@ func (c *core) tick(now time.Duration) {
 		c.checkQuorum(now)
 		c.checkDisk(now)
 	}
+	if c.role == Leader && c.departure > 0 && now >= c.departure {
+		c.depart(now)
+	}
 	if c.role == Leader {
+		c.letGo(now)
+		c.prefer(now)
 		c.checkStreams(now)
 		if now >= c.heartbeatDue {
 			c.sendHeartbeats(now)
@@ -357,6 +377,9 @@ func (c *core) deadline() time.Duration {
 		return c.electionDeadline
 	}
 	next := c.heartbeatDue // often enough for the checks, too
+	if c.handover != nil {
+		next = min(next, c.handover.deadline)
+	}
 	for _, p := range c.peers {
 		if t := p.transfer; t != nil && !t.busy && !p.otherDisk {
 			next = min(next, max(t.due, p.retryAt))
@@ -385,7 +408,7 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 		c.leader, c.leaderAddress = leader, ""
 	}
 	c.role = Follower
-	c.peers = nil
+	c.peers, c.handover, c.departure = nil, nil, 0
 	clear(c.ballots)
 	if wasLeader {
 		c.electionDeadline = now + c.drawElectionWait()
@@ -422,12 +445,8 @@ func (c *core) becomeLeader(now time.Duration) {
 	c.role = Leader
 	c.leader, c.leaderAddress = c.settings.id, c.settings.address
 	clear(c.ballots)
-	c.peers = nil
-	for _, m := range c.configuration.members {
-		if m.ID != c.settings.id {
-			c.peers = append(c.peers, newProgress(m.ID, c.log.last()+1, now))
-		}
-	}
+	c.peers, c.preferAt = nil, now+10*c.settings.electionTimeout
+	c.followMembers(now)
 	c.log.appendRun(run{c.currentTerm, c.log.last() + 1, 1, appendEntry(nil, EntryNoop, nil)})
 	c.sendHeartbeats(now)
 }
@@ -471,7 +490,7 @@ func (c *core) handleWritten(now time.Duration) {
 	case Candidate:
 		c.countVotes(now)
 	case Leader:
-		c.advanceCommit()
+		c.advanceCommit(now)
 	}
 }
 
@@ -516,6 +535,10 @@ func (c *core) clone() *core {
 	d.contacts, d.earlier = slices.Clone(c.contacts), slices.Clone(c.earlier)
 	d.log = c.log.clone()
 	d.incoming = c.incoming.clone()
+	if c.handover != nil {
+		h := *c.handover
+		d.handover = &h
+	}
 	d.ballots = make(map[NodeID]ballot, len(c.ballots))
 	for id, b := range c.ballots {
 		d.ballots[id] = b
@@ -581,6 +604,11 @@ func (c *core) hash() uint64 {
 		text(string(p.id))
 		number(p.numbers()...)
 	}
+	if h := c.handover; h != nil {
+		text(string(h.to))
+		number(uint64(h.deadline), bit(h.sent))
+	}
+	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged))
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum64()

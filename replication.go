@@ -31,6 +31,11 @@ type progress struct {
 	slow       int           // how often it needed more patience: see patience
 	stuck      string        // what it has not acknowledged for long; empty once it does
 	transfer   *transfer     // of a snapshot that it needs
+
+	left     bool // it is no member any more, and is told so
+	leftAt   time.Duration
+	farewell uint64 // the first round of heartbeats that tells it
+	knows    bool   // it has answered that
 }
 
 // flight is an AppendEntries that was sent and not answered.
@@ -61,7 +66,7 @@ func (p *progress) numbers() []uint64 {
 	if t := p.transfer; t != nil {
 		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.due), t.paced, uint64(t.pacedAt), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading))
+	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
 }
 
 // land forgets what is in flight up to an index.
@@ -308,7 +313,7 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 	if r.Success {
 		c.lessPatience(now, p, r.Match)
 		p.landed = now
-		c.acknowledged(p, r.Match)
+		c.acknowledged(now, p, r.Match)
 		return
 	}
 	stale := r.PrevLogIndex <= p.match || p.probing && r.PrevLogIndex != p.next-1
@@ -321,7 +326,7 @@ func (c *core) handleAppendResponse(now time.Duration, e appendAnswered) {
 }
 
 // acknowledged takes note that a follower durably has the log up to an index.
-func (c *core) acknowledged(p *progress, match Index) {
+func (c *core) acknowledged(now time.Duration, p *progress, match Index) {
 	if match > c.log.last() {
 		c.tell("ignore acknowledgement", p.id, "it is of entry %d, the log ends at %d", match, c.log.last())
 		return
@@ -334,14 +339,14 @@ func (c *core) acknowledged(p *progress, match Index) {
 	p.next = max(p.next, match+1)
 	if match > p.match {
 		p.match = match
-		c.advanceCommit()
+		c.advanceCommit(now)
 	}
 }
 
 // advanceCommit commits what a majority has, the leader itself included as far
 // as its own disk has it. Only an entry of the own term is committed by
 // counting; it commits all before it (§3.6.2).
-func (c *core) advanceCommit() {
+func (c *core) advanceCommit(now time.Duration) {
 	index := Index(c.configuration.reached(func(id NodeID) uint64 {
 		if id == c.settings.id {
 			return uint64(c.log.durable)
@@ -350,6 +355,7 @@ func (c *core) advanceCommit() {
 	}))
 	if index > c.commitIndex && c.log.matches(index, c.currentTerm) {
 		c.commitIndex = index
+		c.configurationCommitted(now)
 	}
 }
 

@@ -170,7 +170,7 @@ func (c *core) handleSnapshotAnswer(now time.Duration, e snapshotAnswered) {
 		p.slow--
 	}
 	if e.response.Match > p.match {
-		c.acknowledged(p, e.response.Match)
+		c.acknowledged(now, p, e.response.Match)
 	}
 	switch {
 	case p.match >= t.id.Index || !c.lacksCompacted(p):
@@ -304,7 +304,8 @@ func (c *core) install(now time.Duration, s SnapshotMetadata) error {
 	}
 	c.log.compact(s.EntryID)
 	c.commitIndex = s.Index
-	c.configuration, c.earlier = configuration, nil
+	c.earlier = nil
+	c.inForce(configuration)
 	c.installing = c.remember()
 	return nil
 }

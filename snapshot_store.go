@@ -49,6 +49,13 @@ func (s *SnapshotStore) open(fingerprint [16]byte) (err error) {
 	return diskError(err)
 }
 
+// join tells the store the fingerprint of the cluster that its node has joined. Until
+// then it holds nothing, and nobody uses it.
+func (s *SnapshotStore) join(fingerprint [16]byte) {
+	s.options.Fingerprint = fingerprint
+	s.files.Join(fingerprint)
+}
+
 // close lets go of the files that are kept open to be sent.
 func (s *SnapshotStore) close() (err error) {
 	s.mu.Lock()

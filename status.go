@@ -10,20 +10,24 @@ import (
 // Status is what a node knows about itself and its cluster at one moment. It is
 // a copy.
 type Status struct {
-	ID            NodeID       `json:"id"`
-	Role          Role         `json:"role"`
-	Term          Term         `json:"term"`
-	Leader        NodeID       `json:"leader"` // empty: not known
-	LeaderAddress string       `json:"leader_address"`
-	CommitIndex   Index        `json:"commit_index"`
-	AppliedIndex  Index        `json:"applied_index"`
-	LastIndex     Index        `json:"last_index"`
-	FirstIndex    Index        `json:"first_index"`    // the first entry that is kept; 0: none is
-	SnapshotIndex Index        `json:"snapshot_index"` // the last index that a snapshot covers; 0: there is none
-	SnapshotBytes uint64       `json:"snapshot_bytes"` // the size of that snapshot
-	DurableIndex  Index        `json:"durable_index"`  // up to here the log is on this node's disk
-	Members       []Member     `json:"members"`
-	Peers         []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
+	ID            NodeID   `json:"id"`
+	Role          Role     `json:"role"`
+	Term          Term     `json:"term"`
+	Leader        NodeID   `json:"leader"` // empty: not known
+	LeaderAddress string   `json:"leader_address"`
+	CommitIndex   Index    `json:"commit_index"`
+	AppliedIndex  Index    `json:"applied_index"`
+	LastIndex     Index    `json:"last_index"`
+	FirstIndex    Index    `json:"first_index"`    // the first entry that is kept; 0: none is
+	SnapshotIndex Index    `json:"snapshot_index"` // the last index that a snapshot covers; 0: there is none
+	SnapshotBytes uint64   `json:"snapshot_bytes"` // the size of that snapshot
+	DurableIndex  Index    `json:"durable_index"`  // up to here the log is on this node's disk
+	Members       []Member `json:"members"`
+
+	// ConfigurationIndex is the entry that made Members what they are. They may still
+	// be rolled back while CommitIndex is less.
+	ConfigurationIndex Index        `json:"configuration_index"`
+	Peers              []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
 
 	// Receiving is the snapshot that a leader is sending to this node; nil: none is.
 	Receiving *SnapshotTransfer `json:"receiving,omitempty"`
@@ -69,9 +73,10 @@ func (d *driver) status(now time.Duration) Status {
 		ID: c.settings.id, Role: c.role, Term: c.currentTerm,
 		Leader: c.leader, LeaderAddress: d.leaderAddress(),
 		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
-		LastIndex:     c.log.last(),
-		Members:       append([]Member(nil), c.configuration.members...),
-		SnapshotIndex: c.snapshot.Index, SnapshotBytes: d.compaction.size,
+		LastIndex:          c.log.last(),
+		Members:            append([]Member(nil), c.configuration.members...),
+		ConfigurationIndex: c.configuration.index,
+		SnapshotIndex:      c.snapshot.Index, SnapshotBytes: d.compaction.size,
 		Receiving: c.incoming.status(now),
 		Reason:    d.reason(now),
 		Refused:   d.refused,

@@ -124,7 +124,7 @@ func TestCheckStorageFindsWhatIsWrong(t *testing.T) {
 		"Load: want HardState.Incarnation 184":              changing(func(state *HardState) { state.Incarnation &= math.MaxInt64 }),
 		"Load: want HardState.Fingerprint [1 0":             changing(func(state *HardState) { state.Fingerprint[15] = 0 }),
 		"Load: want HardState.Contacts [{b 7}":              changing(func(state *HardState) { state.Contacts = nil }),
-		"Load: want HardState.Configurations [{1 [145":        changing(func(state *HardState) { state.Configurations = nil }),
+		"Load: want HardState.Configurations [{1 [145":      changing(func(state *HardState) { state.Configurations = nil }),
 		"Load: want HardState.Term 1, got 2":                changing(func(state *HardState) { state.Term++ }),
 		"Load: want Commit 6, got 99": loading(func(s *StorageState) {
 			if s.Commit == 6 {

@@ -53,6 +53,10 @@ type Options struct {
 	Random func() uint64
 }
 
+// Join gives a store that is empty, and that nobody uses yet, the fingerprint of its
+// cluster.
+func (s *Store) Join(fingerprint [16]byte) { s.options.Fingerprint = fingerprint }
+
 func (o *Options) complete() error {
 	o.Keep = cmp.Or(o.Keep, 2)
 	o.ChunkBytes = cmp.Or(o.ChunkBytes, 256<<10)
