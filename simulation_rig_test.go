@@ -396,8 +396,13 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 	n.end()
 }
 
-// fail ends the process by itself, with a cause: who waits is told.
+// fail ends the process by itself, with a cause: who waits is told. A disk that
+// fails is the only good one: a node that lacks what it should have, or is sent
+// what must not be, has found out that another promise was broken.
 func (n *simNode) fail(cause error, w work) {
+	if !errors.Is(cause, vfs.ErrIO) {
+		n.judge.Accuse("no node has to stop", "%v", cause)
+	}
 	n.world.Note(sim.Line{Kind: "stop", Node: n.number, Peer: -1, Text: cause.Error()})
 	n.world.Count("nodes that stopped by themselves")
 	left := n.inbox.close(stoppedBy(n.id, cause))
@@ -675,13 +680,19 @@ func (n *simNode) entry(index uint64) (term, digest uint64) {
 
 func (n *simNode) chunkTerm(i Index) Term { return n.chunk.runs[n.chunk.position(i)].term }
 
-// checkRequest checks what a request promises against the disk.
+// checkRequest checks what a request promises against the disk: whoever campaigns
+// or leads has voted for itself. A pre-vote promises nothing.
 func (n *simNode) checkRequest(r request) {
-	if m, ok := r.message.(*VoteRequest); ok && !m.PreVote {
-		n.judge.Promise(n.number, "a vote request", uint64(m.Term), uint64(n.durable.Term), uint64(m.LastLogIndex), uint64(n.last))
-		if n.durable.VotedFor != n.id {
-			n.judge.Accuse("nothing is promised before it is durable", "%s campaigns in term %d and its disk says that it voted for %q", n.id, m.Term, n.durable.VotedFor)
+	lastLogIndex := uint64(0)
+	if m, ok := r.message.(*VoteRequest); ok {
+		if m.PreVote {
+			return
 		}
+		lastLogIndex = uint64(m.LastLogIndex)
+	}
+	n.judge.Promise(n.number, "a request", uint64(r.term), uint64(n.durable.Term), lastLogIndex, uint64(n.last))
+	if n.durable.VotedFor != n.id {
+		n.judge.Accuse("nothing is promised before it is durable", "%s sends a request in term %d and its disk says that it voted for %q", n.id, r.term, n.durable.VotedFor)
 	}
 }
 
