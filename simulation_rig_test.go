@@ -82,7 +82,6 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 		seed: seed, world: w, judge: sim.NewJudge(), oracle: sim.NewOracle(), peers: map[NodeID]string{},
 		random: w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
 	}
-	s.judge.MaxMemory = s.settings.pending + s.settings.unapplied + s.settings.cacheBytes + simBatch + simWindow
 	if plan == nil {
 		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes, s.settings.faulty)
 	}
@@ -236,8 +235,8 @@ func (s *simulation) String() string {
 const (
 	simHeartbeat       = 100 * time.Millisecond
 	simElectionTimeout = 500 * time.Millisecond
-	simBatch           = 16 << 10 // bytes of proposals that are taken at once
-	simWindow          = 64 << 10 // bytes that are under way to a follower
+	simBatch           = 1 << 10 // bytes of proposals that are taken at once
+	simWindow          = 2 << 10 // bytes that are under way to a follower
 )
 
 // simNode is a machine with a disk and a clock, and the process that may run on
@@ -640,8 +639,28 @@ func (n *simNode) observe() {
 		OnDisk: sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)},
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
 		Forgotten: uint64(c.log.compacted.Term),
-		Memory:    n.inbox.pending + n.driver.unsettledBytes + c.log.cachedBytes, Entry: n.entry,
+		Held:      n.holds(), Entry: n.entry,
 	})
+}
+
+// holds lists what the node keeps in memory. What it takes at once may be more than
+// there is room for.
+func (n *simNode) holds() []sim.Held {
+	log := &n.driver.core.log
+	batch := simBatch / entrySize(len("1.1 get k0")) * proposalSize(len("1.1 get k0"))
+	cached := 0 // but for what cannot be read back
+	if len(log.runs) > 0 && log.runs[0].last() <= log.durable {
+		cached = log.cachedBytes
+	}
+	held := []sim.Held{
+		{What: "commands in the queue", Bytes: n.inbox.pending, Most: n.settings.pending},
+		{What: "commands that are not applied", Bytes: n.driver.unsettledBytes, Most: n.settings.unapplied + min(batch, n.settings.pending)},
+		{What: "entries that are on its disk", Bytes: cached, Most: n.settings.cacheBytes},
+	}
+	for _, p := range n.driver.core.peers {
+		held = append(held, sim.Held{What: "entries under way", Bytes: p.bytes, Most: simWindow + n.settings.batchBytes})
+	}
+	return held
 }
 
 // markOf is a candidate as a judge writes it down.
