@@ -1,10 +1,12 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -251,6 +253,7 @@ type simNode struct {
 
 	frozen    bool
 	hung      bool    // the disk is
+	inWrite   func()  // what comes in the middle of the next write, if anything
 	slowDisk  float64 // 0: as usual
 	slowApply float64
 
@@ -374,9 +377,9 @@ func (n *simNode) kill() { n.crash(vfs.CrashKill, 0) }
 // crash ends the process, and the machine too unless the mode is CrashKill. A
 // write under way gets as far as it happens to.
 func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
-	if n.driver != nil && n.saving != nil && n.random.IntN(2) == 0 {
-		n.disk.FailAfter(n.disk.Operations() + 1 + n.random.IntN(3))
-		_ = n.storage.Save(*n.saving) // nobody hears of it
+	if n.driver != nil && n.saving != nil && n.random.IntN(4) > 0 {
+		n.disk.FailAfter(n.disk.Operations() + 2 + int(n.random.ExpFloat64())) // mostly before the sync
+		_ = n.storage.Save(*n.saving)                                          // nobody hears of it
 		n.world.Count("writes cut short")
 	} else if n.driver != nil {
 		n.cutShort()
@@ -388,11 +391,28 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 	if n.driver != nil && n.driver.core.incoming != nil {
 		n.world.Count("transfers interrupted")
 	}
-	n.disk = n.disk.CrashClone(mode, seed)
+	before := n.disk
+	n.disk = before.CrashClone(mode, seed)
+	if mode != vfs.CrashKill {
+		n.countLoss(before)
+	}
 	if mode != vfs.CrashKill && !n.rotten && n.random.IntN(2) == 0 {
 		n.rot()
 	}
 	n.end()
+}
+
+// countLoss counts what a power cut has done to a disk that was as before.
+func (n *simNode) countLoss(before *vfs.Memory) {
+	is := func(mode vfs.CrashMode) bool {
+		return maps.EqualFunc(n.disk.Files(), before.CrashClone(mode, 0).Files(), bytes.Equal)
+	}
+	switch lost, kept := is(vfs.CrashLose), is(vfs.CrashKeep); {
+	case !lost && !kept:
+		n.world.Count("writes torn")
+	case !kept:
+		n.world.Count("writes lost")
+	}
 }
 
 // fail ends the process by itself, with a cause: who waits is told. A disk that
@@ -431,7 +451,7 @@ func (n *simNode) fail(cause error, w work) {
 
 // heal ends what faults did to the machine.
 func (n *simNode) heal() {
-	n.slowDisk, n.slowApply = 0, 0
+	n.slowDisk, n.slowApply, n.inWrite = 0, 0, nil
 	n.clock.SetRate(1)
 	n.clock.Hold(false)
 	n.disk.Inject(nil)
@@ -570,6 +590,11 @@ func (n *simNode) save(batch *SaveBatch) {
 	takes := time.Duration(n.random.Int64N(int64(2*time.Millisecond))) + time.Duration(n.slowDisk*float64(n.random.Int64N(int64(2*time.Second))))
 	n.world.After(takes, func() {
 		if n.life != life || n.driver == nil {
+			return
+		}
+		if happen := n.inWrite; happen != nil {
+			n.inWrite = nil
+			happen()
 			return
 		}
 		if n.hung {

@@ -80,7 +80,7 @@ func TestSimulation(t *testing.T) {
 var simulated = []string{
 	"become leader", "become follower", "ask for pre-votes", "start election", "grant vote", "refuse vote",
 	"replace entries", "reject entries", "probe follower", "step down",
-	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short",
+	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short", "writes lost",
 	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
 	"messages cut off", "messages lost", "messages doubled", "streams broken",
 	"operations done", "operations refused", "operations unknown", "nodes kept away",
@@ -90,7 +90,7 @@ var simulated = []string{
 
 // simulatedRarely is what a thousand lives must have had.
 var simulatedRarely = []string{
-	"transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
+	"writes torn", "transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
 }
 
 // tally adds up what many lives had.

@@ -180,8 +180,15 @@ func (m simMachines) PowerCut(i int, seed uint64) {
 	m.node(i).crash(mode, seed)
 }
 
+func (m simMachines) InWrite(i int, happen func()) {
+	if !m.over {
+		m.node(i).inWrite = happen
+	}
+}
+
 func (m simMachines) Start(i int) {
 	if !m.over {
+		m.node(i).inWrite = nil
 		m.node(i).disk.Inject(nil)
 		m.node(i).start()
 	}

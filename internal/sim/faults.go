@@ -160,6 +160,9 @@ type Machines interface {
 	SlowApply(node int, by float64) // 0: as usual
 	Clock(node int) *Clock          // of its machine
 	Leader() int                    // -1: none
+
+	// InWrite has something happen in the middle of the node's next write.
+	InWrite(node int, happen func())
 }
 
 // Inflict has the faults of a plan happen.
@@ -212,7 +215,7 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 		machines.Kill(f.Node)
 		return func() { machines.Start(f.Node) }
 	case PowerCut:
-		machines.PowerCut(f.Node, f.Seed)
+		strike(f, machines, func() { machines.PowerCut(f.Node, f.Seed) })
 		return func() { machines.Start(f.Node) }
 	case Blackout:
 		return blackout(w, f, n, machines)
@@ -246,6 +249,16 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 		return func() { machines.SlowApply(f.Node, 0) }
 	default:
 		panic(fmt.Sprintf("sim: no way to inflict %v", f.Kind))
+	}
+}
+
+// strike has the power fail at once, or in the middle of a write if one comes before
+// the fault ends: elsewhere there is next to nothing to lose.
+func strike(f Fault, machines Machines, happen func()) {
+	if f.Seed%3 == 0 {
+		happen()
+	} else {
+		machines.InWrite(f.Node, happen)
 	}
 }
 
@@ -318,9 +331,11 @@ func worsenAll(net *Network, n int, q Quality) (end func()) {
 
 // blackout cuts the power of all machines, which come back one after the other.
 func blackout(w *World, f Fault, n int, machines Machines) (end func()) {
-	for i := range n {
-		machines.PowerCut(i, f.Seed+uint64(i))
-	}
+	strike(f, machines, func() {
+		for i := range n {
+			machines.PowerCut(i, f.Seed+uint64(i))
+		}
+	})
 	return func() {
 		for i := range n {
 			w.After(time.Duration((f.Seed>>(8*(i%8)))&0xff)*4*time.Millisecond, func() { machines.Start(i) })
