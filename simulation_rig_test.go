@@ -154,7 +154,7 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	done := func() bool { return stop() || fresh != "" && slices.ContainsFunc(whole, applied(fresh)) }
 	for attempt := 0; s.world.Now() < healed+10*simElectionTimeout && !done(); attempt++ {
 		if leader := s.leader(); leader != nil && fresh == "" {
-			command := fmt.Sprintf("fresh%d put fresh 1", attempt)
+			command := fmt.Sprintf("fresh%d put fresh %d", attempt, attempt)
 			op := s.oracle.Begin(-1, leader.number, s.world.Now(), command)
 			leader.propose(op, func() {
 				if op.Outcome == sim.Done {
