@@ -83,7 +83,7 @@ var simulated = []string{
 	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short", "writes lost",
 	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
 	"messages cut off", "messages lost", "messages doubled", "streams broken",
-	"operations done", "operations refused", "operations unknown", "nodes kept away",
+	"operations done", "operations refused", "operations unknown", "operations tried again", "nodes kept away",
 	"snapshots taken", "snapshots on demand", "snapshots restored", "send snapshot", "snapshot arrived", "install snapshot",
 	"chunks stored", "snapshots damaged", "snapshots fallen back from",
 }
