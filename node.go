@@ -393,6 +393,9 @@ func (n *Node) run(ctx context.Context) (err error) {
 	d, err := n.recover(ctx)
 	if err != nil {
 		n.abandonStorage()
+		if errors.Is(err, ctx.Err()) {
+			err = nil // what was to be read first, as a large snapshot, is not needed any more
+		}
 		n.refuse(n.close(n.last, err), err)
 		return err
 	}
