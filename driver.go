@@ -85,6 +85,7 @@ type work struct {
 	reads         []read
 	snapshotReads []snapshotRead
 	chunks        []snapshotArrived
+	closes        []NodeID
 	resets        []NodeID
 	failed        []failedRun
 	outcomes      []snapshotOutcome
@@ -436,6 +437,7 @@ func (d *driver) collect(e effects) {
 	d.work.reads = append(d.work.reads, e.reads...)
 	d.work.snapshotReads = append(d.work.snapshotReads, e.snapshotReads...)
 	d.work.chunks = append(d.work.chunks, e.chunks...)
+	d.work.closes = append(d.work.closes, e.closes...)
 	d.compaction.wanted = d.compaction.wanted || e.wantSnapshot
 	d.work.resets = append(d.work.resets, e.resets...)
 	if d.work.failure == nil {

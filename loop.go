@@ -140,6 +140,11 @@ func (l *loop) carryOutSnapshots(w work) {
 	if w.snapshot != nil {
 		l.group.Go(func() { l.writeSnapshot(*w.snapshot) })
 	}
+	for _, peer := range w.closes {
+		if raw := snapshots.detach(peer); raw != nil {
+			l.group.Go(func() { _ = raw.Close() }) // it was only read; if newer ones have taken its place, its space is freed, which may take a while
+		}
+	}
 	for _, r := range w.snapshotReads {
 		l.group.Go(func() { l.node.inbox.post(snapshots.read(l.ctx, r)) })
 	}

@@ -49,6 +49,9 @@ func (n *simNode) carryOutSnapshots(w work) {
 			return written
 		})
 	}
+	for _, peer := range w.closes {
+		closeSent(snapshots, peer)
+	}
 	for _, r := range w.snapshotReads {
 		n.onDisk(n.takes(2*time.Millisecond), func() any { return snapshots.read(context.Background(), r) })
 	}

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -81,7 +82,8 @@ func (c *core) sendSnapshot(now time.Duration, p *progress) {
 	t := p.transfer
 	away := now >= p.contact+c.settings.electionTimeout
 	if t != nil && !t.busy && t.id != c.snapshot && (t.next == 0 || away && t.id.Index < c.log.compacted.Index) {
-		p.transfer, t = nil, nil // it has nothing of that one yet; or, when it has it all, it will need a newer one
+		c.endTransfer(p) // it has nothing of that one yet; or, when it has it all, it will need a newer one
+		t = nil
 	}
 	if away { // heartbeats will tell when it is back
 		p.retryAt = max(p.retryAt, now+c.settings.heartbeatInterval)
@@ -103,6 +105,14 @@ func (c *core) sendSnapshot(now time.Duration, p *progress) {
 	c.out.snapshotReads = append(c.out.snapshotReads, snapshotRead{p.id, c.currentTerm, t.id, t.next, max(1, c.settings.chunkBytes>>p.slow)})
 }
 
+// endTransfer ends a transfer, if there is one.
+func (c *core) endTransfer(p *progress) {
+	if p.transfer != nil {
+		p.transfer = nil
+		c.out.closes = append(c.out.closes, p.id)
+	}
+}
+
 // transferTo returns the transfer that an event is about, if it still goes on.
 func (c *core) transferTo(peer NodeID, term Term, id EntryID) (*progress, *transfer) {
 	p := c.peer(peer)
@@ -119,9 +129,10 @@ func (c *core) handleChunkRead(now time.Duration, e chunkRead) {
 	p, t := c.transferTo(e.peer, e.term, e.id)
 	switch {
 	case t == nil:
+		c.out.closes = append(c.out.closes, e.peer)
 		return
 	case !c.lacksCompacted(p) || e.err != nil && c.snapshot != t.id:
-		p.transfer = nil
+		c.endTransfer(p)
 		return
 	case e.err != nil:
 		_ = c.fail(fmt.Errorf("raft: node %s cannot read its snapshot of entry %d: %w", c.settings.id, e.id.Index, e.err))
@@ -156,6 +167,9 @@ func (c *core) handleSnapshotAnswer(now time.Duration, e snapshotAnswered) {
 	if e.err != nil {
 		p.trouble = wordsOf(e.err)
 		p.retryAt = now + c.settings.heartbeatInterval
+		if errors.Is(e.err, ErrInvalidMessage) { // the file may have rotted since it was checked: it is checked again
+			c.out.closes = append(c.out.closes, p.id)
+		}
 		if now >= t.sent+t.patience && now < p.contact+c.settings.electionTimeout {
 			p.slow = min(p.slow+1, maxSlow)
 		}
@@ -175,7 +189,7 @@ func (c *core) handleSnapshotAnswer(now time.Duration, e snapshotAnswered) {
 	switch {
 	case p.match >= t.id.Index || !c.lacksCompacted(p):
 		c.tell("snapshot arrived", p.id, "it has the log up to entry %d, after %v", p.match, (now - t.since).Round(time.Millisecond))
-		p.transfer = nil
+		c.endTransfer(p)
 	case e.response.Next >= t.size:
 		t.next = 0 // it speaks of another snapshot
 	default:

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // The rules about snapshots and compaction, one by one.
@@ -164,6 +166,65 @@ func TestSnapshotThatIsGoneIsReplaced(t *testing.T) {
 	r.do("b", chunkRead{snapshotRead: snapshotRead{peer: "a", term: r.core("b").currentTerm, id: p.transfer.id}, err: errReadInRig})
 	require.True(t, r.up("b"))
 	require.Equal(t, Index(13), r.chunk().LastIndex)
+}
+
+// A file that is not sent any more is closed: else its space would not come back as
+// long as this node leads.
+func TestFileThatIsNotSentAnyMoreIsClosed(t *testing.T) {
+	for name, end := range map[string]func(r *rig, first *InstallSnapshot){
+		"it has another one": func(r *rig, first *InstallSnapshot) { r.answerChunk(first, SnapshotResponse{Match: 12}) },
+		"it went away": func(r *rig, first *InstallSnapshot) {
+			r.answerChunk(first, SnapshotResponse{Next: 100})
+			r.do("b", snapshotAnswered{from: "a", term: first.Term, id: EntryID{10, 1}, err: errReadInRig})
+			r.acknowledge("b", "c", 13)
+			r.now += wait
+			r.acknowledge("b", "c", 13)
+			r.settle()
+			require.Equal(r.t, Index(13), r.takeSnapshot("b"))
+			r.now += beat
+			r.do("b")
+		},
+		"the read was late": func(r *rig, first *InstallSnapshot) {
+			r.node("b").snapshots.slow = true
+			r.answerChunk(first, SnapshotResponse{Next: 100})
+			r.acknowledge("b", "a", 12)
+			require.Len(r.t, r.node("b").snapshots.reads, 1)
+			r.node("b").snapshots.slow = false
+			r.settle()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := sending(t)
+			first := r.chunk()
+			require.Len(t, r.node("b").Snapshots().sending, 1)
+			end(r, first)
+			require.Nil(t, r.core("b").peer("a").transfer)
+			require.Empty(t, r.node("b").Snapshots().sending)
+		})
+	}
+}
+
+// D17: a file that rots while it is sent is looked at again once its receiver has found
+// that out. Else the same bytes would be sent for ever.
+func TestD17SnapshotRotsWhileItIsSent(t *testing.T) {
+	r := sending(t)
+	first := r.chunk()
+	disk := r.node("b").Snapshots().fs.(*vfs.Memory)
+	for name := range disk.Files() {
+		require.NoError(t, disk.Corrupt(name, 150, 1))
+	}
+	r.answerChunk(first, SnapshotResponse{Next: 100})
+	rotten := r.chunk()
+	receiver := snapshotReceiver{store: NewMemorySnapshotStore()}
+	require.NoError(t, receiver.store.open(r.fingerprint))
+	require.NoError(t, receiver.take(snapshotArrived{request: first}).err)
+	stored := receiver.take(snapshotArrived{request: rotten})
+	require.ErrorIs(t, stored.err, ErrInvalidMessage)
+	require.Equal(t, CodeInvalidMessage, CodeOf(stored.err), "the leader learns that")
+	r.do("b", snapshotAnswered{from: "a", term: first.Term, id: EntryID{10, 1}, err: &RemoteError{Peer: "a", Code: CodeOf(stored.err)}})
+	r.pass(2 * beat)
+	require.False(t, r.up("b"))
+	require.ErrorIs(t, r.node("b").failure, ErrCorrupt)
 }
 
 // A read of an earlier leadership neither closes nor replaces the file that is being

@@ -202,10 +202,7 @@ func (s *SnapshotStore) read(ctx context.Context, r snapshotRead) chunkRead {
 // take returns the file that is being sent to a peer. Nobody else has it until it
 // is kept: a read of an earlier leadership may still be under way.
 func (s *SnapshotStore) take(ctx context.Context, r snapshotRead) (*snapshot.Raw, error) {
-	s.mu.Lock()
-	raw := s.sending[r.peer]
-	delete(s.sending, r.peer)
-	s.mu.Unlock()
+	raw := s.detach(r.peer)
 	id := r.id.file()
 	if raw != nil && raw.Info().ID == id {
 		return raw, nil
@@ -217,6 +214,16 @@ func (s *SnapshotStore) take(ctx context.Context, r snapshotRead) (*snapshot.Raw
 		return nil, err
 	}
 	return s.files.Raw(id)
+}
+
+// detach returns the file that is kept open to be sent to a peer, which from then on
+// is the caller's; nil: none is.
+func (s *SnapshotStore) detach(peer NodeID) *snapshot.Raw {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	raw := s.sending[peer]
+	delete(s.sending, peer)
+	return raw
 }
 
 // keep keeps a file open for the next chunk, if there is one.
@@ -254,6 +261,9 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 	}
 	if err := r.file.Write(int64(m.Offset), m.Data); err != nil && !errors.Is(err, snapshot.ErrGap) {
 		r.file, stored.err = nil, diskError(err)
+		if errors.Is(stored.err, ErrCorrupt) { // it is not known where: the leader is to look at its file again
+			stored.err = fmt.Errorf("%w: %w", ErrInvalidMessage, stored.err)
+		}
 		return stored
 	}
 	stored.next = uint64(r.file.Next())
