@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,6 +226,24 @@ func TestD17SnapshotRotsWhileItIsSent(t *testing.T) {
 	r.pass(2 * beat)
 	require.False(t, r.up("b"))
 	require.ErrorIs(t, r.node("b").failure, ErrCorrupt)
+}
+
+// A chunk of what there is already is answered with the newest snapshot that can be
+// used: a newer one that is damaged, and could not be removed, says nothing.
+func TestDamagedSnapshotDoesNotAnswerForAnother(t *testing.T) {
+	r := newRig(t, "a b c")
+	terms := strings.TrimSpace(strings.Repeat("1 ", 20))
+	store := NewMemorySnapshotStore()
+	store.options = r.fileOptions()
+	r.writeSnapshot(store, r.log(terms).upTo(10))
+	r.writeSnapshot(store, r.log(terms))
+	disk := store.fs.(*vfs.Memory)
+	require.NoError(t, disk.Corrupt(slices.Max(sortedKeys(disk.Files())), 100, 1))
+	require.ErrorIs(t, diskError(store.files.Verify(t.Context(), EntryID{20, 1}.file())), ErrCorrupt)
+	receiver := snapshotReceiver{store: store}
+	stored := receiver.take(snapshotArrived{request: r.snapshotOf(1, r.log(terms).upTo(10))})
+	require.NoError(t, stored.err)
+	require.Equal(t, EntryID{10, 1}, stored.complete.EntryID)
 }
 
 // A read of an earlier leadership neither closes nor replaces the file that is being

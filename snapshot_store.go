@@ -170,6 +170,15 @@ func (s *SnapshotStore) newestWhole() (id EntryID) {
 	return id
 }
 
+// newestMetadata reads what that one is of.
+func (s *SnapshotStore) newestMetadata() (*SnapshotMetadata, error) {
+	m, err := s.metadata(s.newestWhole().file())
+	if err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
 func (id EntryID) file() snapshot.ID {
 	return snapshot.ID{Index: uint64(id.Index), Term: uint64(id.Term)}
 }
@@ -253,7 +262,7 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 	info := snapshot.Info{ID: EntryID{m.LastIndex, m.LastTerm}.file(), Size: int64(m.Size), Identity: m.Transfer}
 	if err := r.turnTo(info); errors.Is(err, snapshot.ErrNotNewer) {
 		stored.next = m.Size
-		stored.complete, stored.err = r.have(r.store.files.List()[0].ID)
+		stored.complete, stored.err = r.store.newestMetadata()
 		return stored
 	} else if err != nil {
 		stored.err = err
@@ -276,7 +285,7 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 		stored.err = diskError(err)
 		return stored
 	}
-	stored.complete, stored.err = r.have(r.store.files.List()[0].ID)
+	stored.complete, stored.err = r.store.newestMetadata()
 	return stored
 }
 
@@ -294,15 +303,6 @@ func (r *snapshotReceiver) turnTo(info snapshot.Info) error {
 	}
 	r.file, r.info = file, info
 	return nil
-}
-
-// have returns the metadata of a snapshot that is complete.
-func (r *snapshotReceiver) have(id snapshot.ID) (*SnapshotMetadata, error) {
-	m, err := r.store.metadata(id)
-	if err != nil {
-		return nil, err
-	}
-	return &m, nil
 }
 
 // close interrupts what is being received.
