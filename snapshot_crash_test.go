@@ -419,6 +419,8 @@ func TestDiskThatFailsForASnapshotStopsNothing(t *testing.T) {
 				require.True(t, answer.done)
 				require.ErrorContains(t, answer.err, "raft: node b cannot store a snapshot: ")
 				require.ErrorIs(t, answer.err, fault)
+				require.Contains(t, r.reason("b"), "the snapshot that a sends cannot be stored: ")
+				require.True(t, r.told("b", "cannot store snapshot"))
 				b.disk.Inject(nil)
 				require.Equal(t, Index(30), r.askSnapshot("a", "b", snapshot).Match)
 				r.requireApplied("b", longer)
