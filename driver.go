@@ -221,7 +221,7 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.settle()
 	case appliedUpTo:
 		d.applied = e.index
-		d.applying = !e.done
+		d.applying, d.compaction.fresh = !e.done, false
 		d.advanceMark(e.bytes)
 		d.settle()
 	case restored:

@@ -239,7 +239,7 @@ func TestDurableStateMachineBehindTheLogIsRefused(t *testing.T) {
 		c.archive("a").with(func(a *archive) { a.present = archiveState{} })
 		c.start("a")
 		<-c.node("a").Done()
-		require.ErrorContains(t, c.node("a").Err(), "raft: node a has no snapshot, and its log starts at entry ")
+		require.ErrorContains(t, c.node("a").Err(), "raft: node a has no snapshot of entry ")
 	})
 }
 

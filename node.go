@@ -541,7 +541,7 @@ func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable
 	case err != nil && !(covered && errors.As(err, &damage)):
 		return nil, fmt.Errorf("raft: node %s cannot use its snapshots, and its log starts at entry %d: %w", id, first, err)
 	case newest == nil && !covered:
-		return nil, fmt.Errorf("raft: node %s has no snapshot, and its log starts at entry %d: its state machine would never see those before", id, first)
+		return nil, fmt.Errorf("raft: node %s has no snapshot of entry %d, and its log starts behind that: its state machine would never see what came before", id, first-1)
 	case newest != nil:
 		if err := c.install(0, *newest); err != nil {
 			return nil, err

@@ -357,6 +357,25 @@ func TestRestoreOfASnapshotThatIsGone(t *testing.T) {
 	require.Zero(t, r.node("b").machine.restores)
 }
 
+// Entries that come by the log while the last part of a snapshot is being stored are
+// applied, and not passed over: somebody may wait for what they lead to.
+func TestLogIsFasterThanTheSnapshot(t *testing.T) {
+	const terms = "1 1 1 1 1 1 1 1 1 1"
+	r := newRig(t, "a b c")
+	r.startAt("b", at{log: "1 1", term: 2, commit: 2})
+	r.settle()
+	require.Equal(t, Index(2), r.node("b").driver.applied)
+	r.node("b").snapshots.slow = true
+	part := r.ask("a", "b", r.snapshotOf(2, r.log(terms)))
+	r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 2, PrevLogTerm: 1, Entries: r.log(terms).from(3, math.MaxInt), LeaderCommit: 2})
+	r.node("b").snapshots.slow = false
+	r.settle()
+	require.True(t, part.done)
+	require.Equal(t, EntryID{10, 1}, r.core("b").snapshot)
+	r.requireApplied("b", terms)
+	require.Zero(t, r.node("b").machine.restores)
+}
+
 // A snapshot never covers what is not on this node's own disk: that of a leader may be
 // behind what is committed and applied.
 func TestSnapshotWaitsForTheDisk(t *testing.T) {
