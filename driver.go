@@ -169,7 +169,7 @@ func (d *driver) step(now time.Duration, event any) {
 		d.failFrom(settled+1, errLeadershipLost)
 		d.unsettled, d.unsettledBytes = nil, 0
 	}
-	d.endOvertaken()
+	d.endOvertaken(d.core.log.compacted.Index)
 	if d.verify {
 		d.checkWaiting()
 	}

@@ -357,6 +357,27 @@ func TestRestoreOfASnapshotThatIsGone(t *testing.T) {
 	require.Zero(t, r.node("b").machine.restores)
 }
 
+// Who waits for entries that a snapshot covers, and the log still has, learns nothing of
+// them from a state machine that restores it.
+func TestWaitsForWhatIsRestored(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.node("b").slow = true
+	r.startAt("b", at{log: strings.TrimSpace(strings.Repeat("1 ", 30)), term: 1, commit: 30, snapshot: 20})
+	r.settle()
+	require.Equal(t, EntryID{20, 1}, r.node("b").task.restore)
+	var outcomes []error
+	wait := proposal{done: func(_ Result, err error) { outcomes = append(outcomes, err) }}
+	r.node("b").driver.waiting = []waitingRun{{19, 1, []proposal{wait, wait, wait}}}
+	r.node("b").slow = false
+	r.settle()
+	require.Len(t, outcomes, 3)
+	for _, err := range outcomes[:2] {
+		require.ErrorIs(t, err, errOvertaken)
+		require.ErrorIs(t, err, ErrOutcomeUnknown)
+	}
+	require.NoError(t, outcomes[2])
+}
+
 // Entries that come by the log while the last part of a snapshot is being stored are
 // applied, and not passed over: somebody may wait for what they lead to.
 func TestLogIsFasterThanTheSnapshot(t *testing.T) {
