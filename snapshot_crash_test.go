@@ -293,6 +293,18 @@ func TestS12DamageThatNothingCoversIsRefused(t *testing.T) {
 	})
 }
 
+// S12: an older snapshot does if the log goes on right behind it, and one entry that is
+// missing in between is a gap.
+func TestS12OneEntryIsAGap(t *testing.T) {
+	for compacted, covered := range map[Index]bool{10: true, 11: false} {
+		r, b, newest := rotten(t, compacted)
+		require.NoError(t, b.disk.Corrupt(newest, 100, 1))
+		_, err := startOn(r, b.disk)
+		var corrupt *CorruptError
+		require.Equal(t, !covered, errors.As(err, &corrupt), "the log is compacted up to entry %d: %v", compacted, err)
+	}
+}
+
 // startOn makes a driver of what a disk holds, as a node does that starts.
 func startOn(r *rig, disk *vfs.Memory) (*driver, error) {
 	s, err := openTestStorage(disk)

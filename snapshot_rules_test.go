@@ -419,6 +419,36 @@ func TestSnapshotWaitsForTheDisk(t *testing.T) {
 	require.Equal(t, []EntryID{{4, 2}}, r.node("a").held())
 }
 
+// The members as of its last entry come with a snapshot, and go on into the next one.
+func TestMembersComeWithASnapshot(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.startAt("b", at{log: "1 1 1 1 1", term: 2, commit: 3})
+	entries := r.log("1 1 1 2 2 2 2 2")
+	members := slices.Clone(r.core("b").configuration.members)
+	members[2].Address = "elsewhere:1"
+	moved := ConfigurationEntry{7, configuration{members: members}.encode()}
+	store := NewMemorySnapshotStore()
+	require.NoError(t, store.open(r.fingerprint))
+	written := store.write(t.Context(), snapshotJob{SnapshotMetadata{EntryID{8, 2}, moved}, stateView(stateAfter(entries))})
+	require.NoError(t, written.err)
+	chunk := store.read(t.Context(), snapshotRead{id: EntryID{8, 2}, bytes: math.MaxInt32})
+	require.NoError(t, chunk.err)
+	m := r.snapshotOf(2, entries)
+	m.Transfer, m.Size, m.Data = chunk.number, chunk.size, chunk.data
+
+	require.Equal(t, Index(8), r.askSnapshot("a", "b", m).Match)
+	r.restart("b")
+	r.settle()
+	require.Equal(t, moved.Index, r.core("b").configuration.index)
+	require.Equal(t, members, r.core("b").configuration.members)
+	r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 8, PrevLogTerm: 2, Entries: entry(9, 2), LeaderCommit: 9})
+	r.settle()
+	require.Equal(t, Index(9), r.takeSnapshot("b"))
+	metadata, err := r.node("b").Snapshots().metadata(EntryID{9, 2}.file())
+	require.NoError(t, err)
+	require.Equal(t, moved, metadata.Configuration)
+}
+
 // What followers in contact lack is kept, up to a bound; for others nothing is.
 func TestWhatIsKeptForFollowers(t *testing.T) {
 	compacted := func(change func(*rig, *progress)) Index {
