@@ -137,8 +137,8 @@ func (l *loop) carryOut(w work) error {
 // carryOutSnapshots hands out what is to be done for snapshots.
 func (l *loop) carryOutSnapshots(w work) {
 	snapshots := l.node.storage.Snapshots()
-	if w.snapshot != nil {
-		l.group.Go(func() { l.writeSnapshot(*w.snapshot) })
+	if job := w.snapshot; job != nil { // what a closure captures is on the heap: not all of w, each time
+		l.group.Go(func() { l.writeSnapshot(*job) })
 	}
 	for _, peer := range w.closes {
 		if raw := snapshots.detach(peer); raw != nil {
