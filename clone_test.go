@@ -20,7 +20,7 @@ type step struct {
 
 // describe says what an advance led to, for comparison.
 func describe(w work) string {
-	text := fmt.Sprintln(w.resets, w.notes, w.failure, w.snapshotReads, len(w.chunks), len(w.outcomes))
+	text := fmt.Sprintln(w.resets, w.notes, w.failure, w.snapshotReads, w.closes, len(w.chunks), len(w.outcomes))
 	if w.save != nil {
 		text += fmt.Sprintln(w.save.HardState, w.save.Commit, termsOf(w.save.Entries), w.save.Compacted)
 	}

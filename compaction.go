@@ -284,6 +284,7 @@ func (d *driver) handleRestored(e restored) {
 	p := &d.compaction
 	p.last, p.size, p.restoring = mark{e.id.Index, p.bytes}, e.size, 0
 	p.marks = nil
+	d.endOvertaken(e.id.Index) // the log may still have them
 }
 
 // handleOutrun: a snapshot has taken the place of entries that the applier was
@@ -302,9 +303,10 @@ func (d *driver) handleOutrun(e outrun) {
 	}
 }
 
-// endOvertaken ends the waits for entries whose place a snapshot has taken.
-func (d *driver) endOvertaken() {
-	for _, w := range takeWaiting(&d.waiting, d.core.log.compacted.Index) {
+// endOvertaken ends the waits for entries up to an index, whose place a snapshot has
+// taken.
+func (d *driver) endOvertaken(index Index) {
+	for _, w := range takeWaiting(&d.waiting, index) {
 		d.work.failed = append(d.work.failed, failedRun{w, errOvertaken})
 	}
 }

@@ -408,3 +408,24 @@ func openFiles() int {
 }
 
 func listing(t *testing.T, dir string) []string { return slices.Sorted(maps.Keys(contents(t, dir))) }
+
+// A node whose ctx ends while it still reads its newest snapshot ends like any other.
+func TestEndOfTheContextWhileASnapshotIsRead(t *testing.T) {
+	t.Parallel()
+	options := directories(t)
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, options)
+		c.propose("a", "x")
+		_, err := c.node("a").TakeSnapshot(t.Context())
+		require.NoError(t, err)
+		c.stop("a")
+		node, err := raft.NewNode(c.config("a"), new(recorder), raft.NewMemoryNetwork().Transport("a"))
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, node.Run(ctx))
+		require.NoError(t, node.Err())
+		c.start("a")
+		require.Equal(t, []string{"x"}, c.equal())
+	})
+}

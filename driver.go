@@ -86,6 +86,7 @@ type work struct {
 	reads         []read
 	snapshotReads []snapshotRead
 	chunks        []snapshotArrived
+	closes        []NodeID
 	resets        []NodeID
 	failed        []failedRun
 	outcomes      []waitOutcome
@@ -171,7 +172,7 @@ func (d *driver) step(now time.Duration, event any) {
 		d.unsettled, d.unsettledBytes = nil, 0
 		d.endLeadership()
 	}
-	d.endOvertaken()
+	d.endOvertaken(d.core.log.compacted.Index)
 	if d.verify {
 		d.checkWaiting()
 	}
@@ -223,7 +224,7 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.settle()
 	case appliedUpTo:
 		d.applied = e.index
-		d.applying = !e.done
+		d.applying, d.compaction.fresh = !e.done, false
 		d.advanceMark(e.bytes)
 		d.settle()
 	case restored:
@@ -475,6 +476,7 @@ func (d *driver) collect(e effects) {
 	d.work.reads = append(d.work.reads, e.reads...)
 	d.work.snapshotReads = append(d.work.snapshotReads, e.snapshotReads...)
 	d.work.chunks = append(d.work.chunks, e.chunks...)
+	d.work.closes = append(d.work.closes, e.closes...)
 	d.compaction.wanted = d.compaction.wanted || e.wantSnapshot
 	d.work.resets = append(d.work.resets, e.resets...)
 	if d.work.failure == nil {

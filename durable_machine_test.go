@@ -239,7 +239,7 @@ func TestDurableStateMachineBehindTheLogIsRefused(t *testing.T) {
 		c.archive("a").with(func(a *archive) { a.present = archiveState{} })
 		c.start("a")
 		<-c.node("a").Done()
-		require.ErrorContains(t, c.node("a").Err(), "raft: node a has no snapshot, and its log starts at entry ")
+		require.ErrorContains(t, c.node("a").Err(), "raft: node a has no snapshot of entry ")
 	})
 }
 
@@ -257,6 +257,7 @@ func TestDurableStateMachineThatDoesNotSync(t *testing.T) {
 		require.Contains(t, c.status("a").Reason, errVault.Error())
 		_, err := c.node("a").TakeSnapshot(t.Context())
 		require.NoError(t, err, "a snapshot needs no sync")
+		first := c.status("a").FirstIndex
 
 		a.with(func(a *archive) {
 			a.syncErr, a.syncs = nil, 0
@@ -269,6 +270,7 @@ func TestDurableStateMachineThatDoesNotSync(t *testing.T) {
 			require.LessOrEqual(t, a.syncs, 5, "once for so many entries")
 			require.Len(t, a.present.Commands, 200)
 		})
+		require.Equal(t, first, c.status("a").FirstIndex, "no more is gone than the snapshot covers")
 	})
 }
 

@@ -143,8 +143,13 @@ func (l *loop) carryOut(w work) error {
 // carryOutSnapshots hands out what is to be done for snapshots.
 func (l *loop) carryOutSnapshots(w work) {
 	snapshots := l.node.storage.Snapshots()
-	if w.snapshot != nil {
-		l.group.Go(func() { l.writeSnapshot(*w.snapshot) })
+	if job := w.snapshot; job != nil { // what a closure captures is on the heap: not all of w, each time
+		l.group.Go(func() { l.writeSnapshot(*job) })
+	}
+	for _, peer := range w.closes {
+		if raw := snapshots.detach(peer); raw != nil {
+			l.group.Go(func() { _ = raw.Close() }) // it was only read; if newer ones have taken its place, its space is freed, which may take a while
+		}
 	}
 	for _, r := range w.snapshotReads {
 		l.group.Go(func() { l.node.inbox.post(snapshots.read(l.ctx, r)) })

@@ -404,6 +404,9 @@ func (n *Node) run(ctx context.Context) (err error) {
 	d, err := n.recover(ctx)
 	if err != nil {
 		n.abandonStorage()
+		if errors.Is(err, ctx.Err()) {
+			err = nil // what was to be read first, as a large snapshot, is not needed any more
+		}
 		n.refuse(n.close(n.last, err), err)
 		return err
 	}
@@ -552,7 +555,7 @@ func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable
 	case err != nil && !(covered && errors.As(err, &damage)):
 		return nil, fmt.Errorf("raft: node %s cannot use its snapshots, and its log starts at entry %d: %w", id, first, err)
 	case newest == nil && !covered:
-		return nil, fmt.Errorf("raft: node %s has no snapshot, and its log starts at entry %d: its state machine would never see those before", id, first)
+		return nil, fmt.Errorf("raft: node %s has no snapshot of entry %d, and its log starts behind that: its state machine would never see what came before", id, first-1)
 	case newest != nil:
 		if err := c.install(0, *newest); err != nil {
 			return nil, err

@@ -140,6 +140,7 @@ type effects struct {
 	snapshotReads []snapshotRead
 	chunks        []snapshotArrived // to be stored
 	wantSnapshot  bool              // a follower needs a newer one than there is
+	closes        []NodeID          // to whom no snapshot is sent any more: its file need not be kept open
 	notes         []note
 	resets        []NodeID // append streams to open anew
 	failure       error    // the node must stop
@@ -550,7 +551,7 @@ func (c *core) clone() *core {
 	d.out = effects{
 		requests: slices.Clone(c.out.requests), replies: slices.Clone(c.out.replies),
 		reads: slices.Clone(c.out.reads), snapshotReads: slices.Clone(c.out.snapshotReads),
-		chunks: slices.Clone(c.out.chunks), wantSnapshot: c.out.wantSnapshot,
+		chunks: slices.Clone(c.out.chunks), wantSnapshot: c.out.wantSnapshot, closes: slices.Clone(c.out.closes),
 		resets: slices.Clone(c.out.resets), notes: slices.Clone(c.out.notes), failure: c.out.failure,
 	}
 	return &d

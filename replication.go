@@ -115,7 +115,7 @@ func (c *core) replicate(now time.Duration, p *progress) {
 		c.sendSnapshot(now, p)
 		return
 	}
-	p.transfer = nil // if there was one, it is not needed any more
+	c.endTransfer(p) // if there was one, it is not needed any more
 	for !p.otherDisk && !p.reading && now >= p.retryAt && c.mayFly(p) {
 		var entries Entries
 		switch inMemory := p.next >= c.log.cachedFrom(); {

@@ -152,10 +152,20 @@ func (n *rigNode) takeSnapshotWork(w work) {
 		require.Nil(n.rig.t, s.writing, "a snapshot is handed out while one is being written")
 		s.writing = w.snapshot
 	}
+	for _, peer := range w.closes {
+		closeSent(n.Snapshots(), peer)
+	}
 	s.reads = append(s.reads, w.snapshotReads...)
 	s.chunks = append(s.chunks, w.chunks...)
 	for _, o := range w.outcomes {
 		o.done(o.index, o.err)
+	}
+}
+
+// closeSent closes the file that is kept open to be sent to a peer.
+func closeSent(store *SnapshotStore, peer NodeID) {
+	if raw := store.detach(peer); raw != nil {
+		_ = raw.Close()
 	}
 }
 

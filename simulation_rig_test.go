@@ -1,10 +1,12 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -82,7 +84,6 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 		seed: seed, world: w, judge: sim.NewJudge(), oracle: sim.NewOracle(), peers: map[NodeID]string{},
 		random: w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
 	}
-	s.judge.MaxMemory = s.settings.pending + s.settings.unapplied + s.settings.cacheBytes + simBatch + simWindow
 	if plan == nil {
 		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes, s.settings.faulty)
 	}
@@ -153,7 +154,7 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	done := func() bool { return stop() || fresh != "" && slices.ContainsFunc(whole, applied(fresh)) }
 	for attempt := 0; s.world.Now() < healed+10*simElectionTimeout && !done(); attempt++ {
 		if leader := s.leader(); leader != nil && fresh == "" {
-			command := fmt.Sprintf("fresh%d put fresh 1", attempt)
+			command := fmt.Sprintf("fresh%d put fresh %d", attempt, attempt)
 			op := s.oracle.Begin(-1, leader.number, s.world.Now(), command)
 			leader.propose(op, func() {
 				if op.Outcome == sim.Done {
@@ -236,8 +237,8 @@ func (s *simulation) String() string {
 const (
 	simHeartbeat       = 100 * time.Millisecond
 	simElectionTimeout = 500 * time.Millisecond
-	simBatch           = 16 << 10 // bytes of proposals that are taken at once
-	simWindow          = 64 << 10 // bytes that are under way to a follower
+	simBatch           = 1 << 10 // bytes of proposals that are taken at once
+	simWindow          = 2 << 10 // bytes that are under way to a follower
 )
 
 // simNode is a machine with a disk and a clock, and the process that may run on
@@ -252,6 +253,7 @@ type simNode struct {
 
 	frozen    bool
 	hung      bool    // the disk is
+	inWrite   func()  // what comes in the middle of the next write, if anything
 	slowDisk  float64 // 0: as usual
 	slowApply float64
 
@@ -375,9 +377,9 @@ func (n *simNode) kill() { n.crash(vfs.CrashKill, 0) }
 // crash ends the process, and the machine too unless the mode is CrashKill. A
 // write under way gets as far as it happens to.
 func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
-	if n.driver != nil && n.saving != nil && n.random.IntN(2) == 0 {
-		n.disk.FailAfter(n.disk.Operations() + 1 + n.random.IntN(3))
-		_ = n.storage.Save(*n.saving) // nobody hears of it
+	if n.driver != nil && n.saving != nil && n.random.IntN(4) > 0 {
+		n.disk.FailAfter(n.disk.Operations() + 2 + int(n.random.ExpFloat64())) // mostly before the sync
+		_ = n.storage.Save(*n.saving)                                          // nobody hears of it
 		n.world.Count("writes cut short")
 	} else if n.driver != nil {
 		n.cutShort()
@@ -389,15 +391,37 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 	if n.driver != nil && n.driver.core.incoming != nil {
 		n.world.Count("transfers interrupted")
 	}
-	n.disk = n.disk.CrashClone(mode, seed)
+	before := n.disk
+	n.disk = before.CrashClone(mode, seed)
+	if mode != vfs.CrashKill {
+		n.countLoss(before)
+	}
 	if mode != vfs.CrashKill && !n.rotten && n.random.IntN(2) == 0 {
 		n.rot()
 	}
 	n.end()
 }
 
-// fail ends the process by itself, with a cause: who waits is told.
+// countLoss counts what a power cut has done to a disk that was as before.
+func (n *simNode) countLoss(before *vfs.Memory) {
+	is := func(mode vfs.CrashMode) bool {
+		return maps.EqualFunc(n.disk.Files(), before.CrashClone(mode, 0).Files(), bytes.Equal)
+	}
+	switch lost, kept := is(vfs.CrashLose), is(vfs.CrashKeep); {
+	case !lost && !kept:
+		n.world.Count("writes torn")
+	case !kept:
+		n.world.Count("writes lost")
+	}
+}
+
+// fail ends the process by itself, with a cause: who waits is told. A disk that
+// fails is the only good one: a node that lacks what it should have, or is sent
+// what must not be, has found out that another promise was broken.
 func (n *simNode) fail(cause error, w work) {
+	if !errors.Is(cause, vfs.ErrIO) {
+		n.judge.Accuse("no node has to stop", "%v", cause)
+	}
 	n.world.Note(sim.Line{Kind: "stop", Node: n.number, Peer: -1, Text: cause.Error()})
 	n.world.Count("nodes that stopped by themselves")
 	left := n.inbox.close(stoppedBy(n.id, cause))
@@ -427,7 +451,7 @@ func (n *simNode) fail(cause error, w work) {
 
 // heal ends what faults did to the machine.
 func (n *simNode) heal() {
-	n.slowDisk, n.slowApply = 0, 0
+	n.slowDisk, n.slowApply, n.inWrite = 0, 0, nil
 	n.clock.SetRate(1)
 	n.clock.Hold(false)
 	n.disk.Inject(nil)
@@ -568,6 +592,11 @@ func (n *simNode) save(batch *SaveBatch) {
 		if n.life != life || n.driver == nil {
 			return
 		}
+		if happen := n.inWrite; happen != nil {
+			n.inWrite = nil
+			happen()
+			return
+		}
 		if n.hung {
 			n.world.Count("writes that hung")
 			n.waiting = n.written
@@ -635,8 +664,28 @@ func (n *simNode) observe() {
 		OnDisk: sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)},
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
 		Forgotten: uint64(c.log.compacted.Term),
-		Memory:    n.inbox.pending + n.driver.unsettledBytes + c.log.cachedBytes, Entry: n.entry,
+		Held:      n.holds(), Entry: n.entry,
 	})
+}
+
+// holds lists what the node keeps in memory. What it takes at once may be more than
+// there is room for.
+func (n *simNode) holds() []sim.Held {
+	log := &n.driver.core.log
+	batch := simBatch / entrySize(len("1.1 get k0")) * proposalSize(len("1.1 get k0"))
+	cached := 0 // but for what cannot be read back
+	if len(log.runs) > 0 && log.runs[0].last() <= log.durable {
+		cached = log.cachedBytes
+	}
+	held := []sim.Held{
+		{What: "commands in the queue", Bytes: n.inbox.pending, Most: n.settings.pending},
+		{What: "commands that are not applied", Bytes: n.driver.unsettledBytes, Most: n.settings.unapplied + min(batch, n.settings.pending)},
+		{What: "entries that are on its disk", Bytes: cached, Most: n.settings.cacheBytes},
+	}
+	for _, p := range n.driver.core.peers {
+		held = append(held, sim.Held{What: "entries under way", Bytes: p.bytes, Most: simWindow + n.settings.batchBytes})
+	}
+	return held
 }
 
 // markOf is a candidate as a judge writes it down.
@@ -675,13 +724,19 @@ func (n *simNode) entry(index uint64) (term, digest uint64) {
 
 func (n *simNode) chunkTerm(i Index) Term { return n.chunk.runs[n.chunk.position(i)].term }
 
-// checkRequest checks what a request promises against the disk.
+// checkRequest checks what a request promises against the disk: whoever campaigns
+// or leads has voted for itself. A pre-vote promises nothing.
 func (n *simNode) checkRequest(r request) {
-	if m, ok := r.message.(*VoteRequest); ok && !m.PreVote {
-		n.judge.Promise(n.number, "a vote request", uint64(m.Term), uint64(n.durable.Term), uint64(m.LastLogIndex), uint64(n.last))
-		if n.durable.VotedFor != n.id {
-			n.judge.Accuse("nothing is promised before it is durable", "%s campaigns in term %d and its disk says that it voted for %q", n.id, m.Term, n.durable.VotedFor)
+	lastLogIndex := uint64(0)
+	if m, ok := r.message.(*VoteRequest); ok {
+		if m.PreVote {
+			return
 		}
+		lastLogIndex = uint64(m.LastLogIndex)
+	}
+	n.judge.Promise(n.number, "a request", uint64(r.term), uint64(n.durable.Term), lastLogIndex, uint64(n.last))
+	if n.durable.VotedFor != n.id {
+		n.judge.Accuse("nothing is promised before it is durable", "%s sends a request in term %d and its disk says that it voted for %q", n.id, r.term, n.durable.VotedFor)
 	}
 }
 

@@ -42,12 +42,15 @@ func (n *simNode) cutShort() {
 
 func (n *simNode) carryOutSnapshots(w work) {
 	snapshots := n.storage.Snapshots()
-	if w.snapshot != nil {
+	if job := w.snapshot; job != nil {
 		n.onDisk(n.takes(20*time.Millisecond), func() any {
-			written := snapshots.write(context.Background(), *w.snapshot)
+			written := snapshots.write(context.Background(), *job)
 			n.count(written.err, "snapshots taken", "snapshots that could not be taken")
 			return written
 		})
+	}
+	for _, peer := range w.closes {
+		closeSent(snapshots, peer)
 	}
 	for _, r := range w.snapshotReads {
 		n.onDisk(n.takes(2*time.Millisecond), func() any { return snapshots.read(context.Background(), r) })

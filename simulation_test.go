@@ -80,17 +80,17 @@ func TestSimulation(t *testing.T) {
 var simulated = []string{
 	"become leader", "become follower", "ask for pre-votes", "start election", "grant vote", "refuse vote",
 	"replace entries", "reject entries", "probe follower", "step down",
-	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short",
+	"crashes", "starts", "power cut, lose", "power cut, keep", "power cut, tear", "power cut, scatter", "writes cut short", "writes lost",
 	"suffixes truncated", "reads for followers", "nodes that stopped by themselves", "writes that hung",
 	"messages cut off", "messages lost", "messages doubled", "streams broken",
-	"operations done", "operations refused", "operations unknown", "nodes kept away",
+	"operations done", "operations refused", "operations unknown", "operations tried again", "nodes kept away",
 	"snapshots taken", "snapshots on demand", "snapshots restored", "send snapshot", "snapshot arrived", "install snapshot",
 	"chunks stored", "snapshots damaged", "snapshots fallen back from",
 }
 
 // simulatedRarely is what a thousand lives must have had.
 var simulatedRarely = []string{
-	"transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
+	"writes torn", "transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
 }
 
 // tally adds up what many lives had.

@@ -180,8 +180,15 @@ func (m simMachines) PowerCut(i int, seed uint64) {
 	m.node(i).crash(mode, seed)
 }
 
+func (m simMachines) InWrite(i int, happen func()) {
+	if !m.over {
+		m.node(i).inWrite = happen
+	}
+}
+
 func (m simMachines) Start(i int) {
 	if !m.over {
+		m.node(i).inWrite = nil
 		m.node(i).disk.Inject(nil)
 		m.node(i).start()
 	}
@@ -242,11 +249,14 @@ func (n *simNode) conclude(op *sim.Operation, result Result, err error) {
 }
 
 // simClient proposes one command after another, and now and then many at once.
+// What was not done it often tries again, as a command of its own: if the outcome
+// is unknown, that may happen twice.
 type simClient struct {
 	*simulation
 	number int
 	random *rand.Rand
 	sent   int
+	again  string // what is to be tried again, if anything
 }
 
 func newSimClient(s *simulation, number int) {
@@ -286,6 +296,9 @@ func (c *simClient) act() {
 	for range burst {
 		op := c.oracle.Begin(c.number, n.number, c.world.Now(), c.command())
 		n.propose(op, func() {
+			if op.Outcome != sim.Done && c.random.IntN(2) == 0 {
+				_, c.again, _ = strings.Cut(op.Command, " ")
+			}
 			if waiting--; waiting == 0 {
 				leave()
 			}
@@ -295,14 +308,24 @@ func (c *simClient) act() {
 
 func (c *simClient) command() string {
 	c.sent++
-	id := fmt.Sprintf("%d.%d", c.number, c.sent)
+	words := c.again
+	if c.again = ""; words == "" {
+		words = c.draw()
+	} else {
+		c.world.Count("operations tried again")
+	}
+	return fmt.Sprintf("%d.%d %s", c.number, c.sent, words)
+}
+
+// draw draws what a command does.
+func (c *simClient) draw() string {
 	key := fmt.Sprint("k", c.random.IntN(4))
 	switch c.random.IntN(4) {
 	case 0:
-		return strings.Join([]string{id, "get", key}, " ")
+		return "get " + key
 	case 1:
-		return strings.Join([]string{id, "cas", key, fmt.Sprint(c.random.IntN(10)), fmt.Sprint(c.random.IntN(10))}, " ")
+		return fmt.Sprintf("cas %s %d %d", key, c.random.IntN(10), c.random.IntN(10))
 	default:
-		return strings.Join([]string{id, "put", key, fmt.Sprint(c.random.IntN(10))}, " ")
+		return fmt.Sprintf("put %s %d", key, c.random.IntN(10))
 	}
 }

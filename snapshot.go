@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -23,8 +24,12 @@ type transfer struct {
 	id    EntryID
 	size  uint64 // 0: not known yet
 	next  uint64 // the offset that is wanted next
+	moved uint64 // bytes that came or went since: others were there
 	since time.Duration
 	told  time.Duration // when its progress was told last
+
+	// Of the receiver.
+	trouble string // why the last chunk could not be stored
 
 	// Of the leader.
 	busy    bool // a chunk is being read, or is under way
@@ -81,7 +86,8 @@ func (c *core) sendSnapshot(now time.Duration, p *progress) {
 	t := p.transfer
 	away := now >= p.contact+c.settings.electionTimeout
 	if t != nil && !t.busy && t.id != c.snapshot && (t.next == 0 || away && t.id.Index < c.log.compacted.Index) {
-		p.transfer, t = nil, nil // it has nothing of that one yet; or, when it has it all, it will need a newer one
+		c.endTransfer(p) // it has nothing of that one yet; or, when it has it all, it will need a newer one
+		t = nil
 	}
 	if away { // heartbeats will tell when it is back
 		p.retryAt = max(p.retryAt, now+c.settings.heartbeatInterval)
@@ -103,6 +109,14 @@ func (c *core) sendSnapshot(now time.Duration, p *progress) {
 	c.out.snapshotReads = append(c.out.snapshotReads, snapshotRead{p.id, c.currentTerm, t.id, t.next, max(1, c.settings.chunkBytes>>p.slow)})
 }
 
+// endTransfer ends a transfer, if there is one.
+func (c *core) endTransfer(p *progress) {
+	if p.transfer != nil {
+		p.transfer = nil
+		c.out.closes = append(c.out.closes, p.id)
+	}
+}
+
 // transferTo returns the transfer that an event is about, if it still goes on.
 func (c *core) transferTo(peer NodeID, term Term, id EntryID) (*progress, *transfer) {
 	p := c.peer(peer)
@@ -119,9 +133,10 @@ func (c *core) handleChunkRead(now time.Duration, e chunkRead) {
 	p, t := c.transferTo(e.peer, e.term, e.id)
 	switch {
 	case t == nil:
+		c.out.closes = append(c.out.closes, e.peer)
 		return
 	case !c.lacksCompacted(p) || e.err != nil && c.snapshot != t.id:
-		p.transfer = nil
+		c.endTransfer(p)
 		return
 	case e.err != nil:
 		_ = c.fail(fmt.Errorf("raft: node %s cannot read its snapshot of entry %d: %w", c.settings.id, e.id.Index, e.err))
@@ -134,6 +149,7 @@ func (c *core) handleChunkRead(now time.Duration, e chunkRead) {
 	}
 	t.sent, t.patience = now, c.patience(p, len(e.data))
 	c.out.requests = append(c.out.requests, request{to: p.id, message: message, term: c.currentTerm, role: c.role, patience: t.patience})
+	t.moved += uint64(len(e.data))
 	t.paced += uint64(len(e.data))
 	t.due = t.pacedAt + time.Duration(float64(t.paced)/float64(c.settings.snapshotRate)*float64(time.Second))
 	if t.due < now { // what was not used is not saved up
@@ -156,6 +172,9 @@ func (c *core) handleSnapshotAnswer(now time.Duration, e snapshotAnswered) {
 	if e.err != nil {
 		p.trouble = wordsOf(e.err)
 		p.retryAt = now + c.settings.heartbeatInterval
+		if errors.Is(e.err, ErrInvalidMessage) { // the file may have rotted since it was checked: it is checked again
+			c.out.closes = append(c.out.closes, p.id)
+		}
 		if now >= t.sent+t.patience && now < p.contact+c.settings.electionTimeout {
 			p.slow = min(p.slow+1, maxSlow)
 		}
@@ -175,7 +194,7 @@ func (c *core) handleSnapshotAnswer(now time.Duration, e snapshotAnswered) {
 	switch {
 	case p.match >= t.id.Index || !c.lacksCompacted(p):
 		c.tell("snapshot arrived", p.id, "it has the log up to entry %d, after %v", p.match, (now - t.since).Round(time.Millisecond))
-		p.transfer = nil
+		c.endTransfer(p)
 	case e.response.Next >= t.size:
 		t.next = 0 // it speaks of another snapshot
 	default:
@@ -198,7 +217,7 @@ func (c *core) tellProgress(now time.Duration, action string, t *transfer) {
 
 // rate returns how many bytes a second a transfer has made.
 func (t *transfer) rate(now time.Duration) int64 {
-	return int64(float64(t.next) / max(now-t.since, time.Millisecond).Seconds())
+	return int64(float64(t.moved) / max(now-t.since, time.Millisecond).Seconds())
 }
 
 func (t *transfer) clone() *transfer {
@@ -232,11 +251,19 @@ func (c *core) handleInstallSnapshot(now time.Duration, e snapshotArrived) {
 		c.replySnapshot(e, r.Size, c.commitIndex)
 		return
 	}
-	if id := (EntryID{r.LastIndex, r.LastTerm}); c.incoming == nil || c.incoming.id != id || c.incoming.peer != r.From {
-		c.incoming = &transfer{peer: r.From, id: id, size: r.Size, since: now, told: now}
+	if c.transferOf(r) == nil {
+		c.incoming = &transfer{peer: r.From, id: EntryID{r.LastIndex, r.LastTerm}, size: r.Size, since: now, told: now}
 		c.tell("receive snapshot", r.From, "it covers entry %d, in %d bytes, and the log ends at %d", r.LastIndex, r.Size, c.log.last())
 	}
 	c.out.chunks = append(c.out.chunks, e)
+}
+
+// transferOf returns the transfer that a chunk is of, if it still goes on.
+func (c *core) transferOf(r *InstallSnapshot) *transfer {
+	if t := c.incoming; t != nil && t.peer == r.From && t.id == (EntryID{r.LastIndex, r.LastTerm}) {
+		return t
+	}
+	return nil
 }
 
 // addressOf returns where a leader listens, as far as this node knows.
@@ -257,12 +284,18 @@ func (c *core) replySnapshot(e snapshotArrived, next uint64, match Index) {
 // handleChunkStored answers a chunk, and has a complete snapshot take the place of
 // the log.
 func (c *core) handleChunkStored(now time.Duration, e chunkStored) {
+	t := c.transferOf(e.chunk.request)
 	switch {
 	case e.err != nil:
+		if why := wordsOf(e.err); t != nil && t.trouble != why {
+			t.trouble = why
+			c.tell("cannot store snapshot", t.peer, "%s", why)
+		}
 		c.reply(e.chunk.respond, fmt.Errorf("raft: node %s cannot store a snapshot: %w", c.settings.id, e.err), promise{})
 	case e.complete == nil:
-		if t := c.incoming; t != nil {
-			t.next = e.next
+		if t != nil {
+			t.next, t.trouble = e.next, ""
+			t.moved += uint64(len(e.chunk.request.Data))
 			c.tellProgress(now, "receiving snapshot", t)
 		}
 		c.replySnapshot(e.chunk, e.next, min(c.commitIndex, c.log.durable))

@@ -293,6 +293,18 @@ func TestS12DamageThatNothingCoversIsRefused(t *testing.T) {
 	})
 }
 
+// S12: an older snapshot does if the log goes on right behind it, and one entry that is
+// missing in between is a gap.
+func TestS12OneEntryIsAGap(t *testing.T) {
+	for compacted, covered := range map[Index]bool{10: true, 11: false} {
+		r, b, newest := rotten(t, compacted)
+		require.NoError(t, b.disk.Corrupt(newest, 100, 1))
+		_, err := startOn(r, b.disk)
+		var corrupt *CorruptError
+		require.Equal(t, !covered, errors.As(err, &corrupt), "the log is compacted up to entry %d: %v", compacted, err)
+	}
+}
+
 // startOn makes a driver of what a disk holds, as a node does that starts.
 func startOn(r *rig, disk *vfs.Memory) (*driver, error) {
 	s, err := openTestStorage(disk)
@@ -334,7 +346,7 @@ func TestNoSnapshotOfWhatIsCompacted(t *testing.T) {
 	}
 	before := disk.Files()
 	_, err := startOn(r, disk)
-	require.ErrorContains(t, err, "raft: node b has no snapshot, and its log starts at entry 10")
+	require.ErrorContains(t, err, "raft: node b has no snapshot of entry 9, and its log starts behind that: ")
 	require.Equal(t, before, disk.Files())
 }
 
@@ -419,6 +431,8 @@ func TestDiskThatFailsForASnapshotStopsNothing(t *testing.T) {
 				require.True(t, answer.done)
 				require.ErrorContains(t, answer.err, "raft: node b cannot store a snapshot: ")
 				require.ErrorIs(t, answer.err, fault)
+				require.Contains(t, r.reason("b"), "the snapshot that a sends cannot be stored: ")
+				require.True(t, r.told("b", "cannot store snapshot"))
 				b.disk.Inject(nil)
 				require.Equal(t, Index(30), r.askSnapshot("a", "b", snapshot).Match)
 				r.requireApplied("b", longer)

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
 // The rules about snapshots and compaction, one by one.
@@ -166,6 +169,83 @@ func TestSnapshotThatIsGoneIsReplaced(t *testing.T) {
 	require.Equal(t, Index(13), r.chunk().LastIndex)
 }
 
+// A file that is not sent any more is closed: else its space would not come back as
+// long as this node leads.
+func TestFileThatIsNotSentAnyMoreIsClosed(t *testing.T) {
+	for name, end := range map[string]func(r *rig, first *InstallSnapshot){
+		"it has another one": func(r *rig, first *InstallSnapshot) { r.answerChunk(first, SnapshotResponse{Match: 12}) },
+		"it went away": func(r *rig, first *InstallSnapshot) {
+			r.answerChunk(first, SnapshotResponse{Next: 100})
+			r.do("b", snapshotAnswered{from: "a", term: first.Term, id: EntryID{10, 1}, err: errReadInRig})
+			r.acknowledge("b", "c", 13)
+			r.now += wait
+			r.acknowledge("b", "c", 13)
+			r.settle()
+			require.Equal(r.t, Index(13), r.takeSnapshot("b"))
+			r.now += beat
+			r.do("b")
+		},
+		"the read was late": func(r *rig, first *InstallSnapshot) {
+			r.node("b").snapshots.slow = true
+			r.answerChunk(first, SnapshotResponse{Next: 100})
+			r.acknowledge("b", "a", 12)
+			require.Len(r.t, r.node("b").snapshots.reads, 1)
+			r.node("b").snapshots.slow = false
+			r.settle()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := sending(t)
+			first := r.chunk()
+			require.Len(t, r.node("b").Snapshots().sending, 1)
+			end(r, first)
+			require.Nil(t, r.core("b").peer("a").transfer)
+			require.Empty(t, r.node("b").Snapshots().sending)
+		})
+	}
+}
+
+// D17: a file that rots while it is sent is looked at again once its receiver has found
+// that out. Else the same bytes would be sent for ever.
+func TestD17SnapshotRotsWhileItIsSent(t *testing.T) {
+	r := sending(t)
+	first := r.chunk()
+	disk := r.node("b").Snapshots().fs.(*vfs.Memory)
+	for name := range disk.Files() {
+		require.NoError(t, disk.Corrupt(name, 150, 1))
+	}
+	r.answerChunk(first, SnapshotResponse{Next: 100})
+	rotten := r.chunk()
+	receiver := snapshotReceiver{store: NewMemorySnapshotStore()}
+	require.NoError(t, receiver.store.open(r.fingerprint))
+	require.NoError(t, receiver.take(snapshotArrived{request: first}).err)
+	stored := receiver.take(snapshotArrived{request: rotten})
+	require.ErrorIs(t, stored.err, ErrInvalidMessage)
+	require.Equal(t, CodeInvalidMessage, CodeOf(stored.err), "the leader learns that")
+	r.do("b", snapshotAnswered{from: "a", term: first.Term, id: EntryID{10, 1}, err: &RemoteError{Peer: "a", Code: CodeOf(stored.err)}})
+	r.pass(2 * beat)
+	require.False(t, r.up("b"))
+	require.ErrorIs(t, r.node("b").failure, ErrCorrupt)
+}
+
+// A chunk of what there is already is answered with the newest snapshot that can be
+// used: a newer one that is damaged, and could not be removed, says nothing.
+func TestDamagedSnapshotDoesNotAnswerForAnother(t *testing.T) {
+	r := newRig(t, "a b c")
+	terms := strings.TrimSpace(strings.Repeat("1 ", 20))
+	store := NewMemorySnapshotStore()
+	store.options = r.fileOptions()
+	r.writeSnapshot(store, r.log(terms).upTo(10))
+	r.writeSnapshot(store, r.log(terms))
+	disk := store.fs.(*vfs.Memory)
+	require.NoError(t, disk.Corrupt(slices.Max(sortedKeys(disk.Files())), 100, 1))
+	require.ErrorIs(t, diskError(store.files.Verify(t.Context(), EntryID{20, 1}.file())), ErrCorrupt)
+	receiver := snapshotReceiver{store: store}
+	stored := receiver.take(snapshotArrived{request: r.snapshotOf(1, r.log(terms).upTo(10))})
+	require.NoError(t, stored.err)
+	require.Equal(t, EntryID{10, 1}, stored.complete.EntryID)
+}
+
 // A read of an earlier leadership neither closes nor replaces the file that is being
 // sent, and nothing stays open behind the end.
 func TestReadsOfTwoLeaderships(t *testing.T) {
@@ -277,6 +357,46 @@ func TestRestoreOfASnapshotThatIsGone(t *testing.T) {
 	require.Zero(t, r.node("b").machine.restores)
 }
 
+// Who waits for entries that a snapshot covers, and the log still has, learns nothing of
+// them from a state machine that restores it.
+func TestWaitsForWhatIsRestored(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.node("b").slow = true
+	r.startAt("b", at{log: strings.TrimSpace(strings.Repeat("1 ", 30)), term: 1, commit: 30, snapshot: 20})
+	r.settle()
+	require.Equal(t, EntryID{20, 1}, r.node("b").task.restore)
+	var outcomes []error
+	wait := proposal{done: func(_ Result, err error) { outcomes = append(outcomes, err) }}
+	r.node("b").driver.waiting = []waitingRun{{19, 1, []proposal{wait, wait, wait}}}
+	r.node("b").slow = false
+	r.settle()
+	require.Len(t, outcomes, 3)
+	for _, err := range outcomes[:2] {
+		require.ErrorIs(t, err, errOvertaken)
+		require.ErrorIs(t, err, ErrOutcomeUnknown)
+	}
+	require.NoError(t, outcomes[2])
+}
+
+// Entries that come by the log while the last part of a snapshot is being stored are
+// applied, and not passed over: somebody may wait for what they lead to.
+func TestLogIsFasterThanTheSnapshot(t *testing.T) {
+	const terms = "1 1 1 1 1 1 1 1 1 1"
+	r := newRig(t, "a b c")
+	r.startAt("b", at{log: "1 1", term: 2, commit: 2})
+	r.settle()
+	require.Equal(t, Index(2), r.node("b").driver.applied)
+	r.node("b").snapshots.slow = true
+	part := r.ask("a", "b", r.snapshotOf(2, r.log(terms)))
+	r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 2, PrevLogTerm: 1, Entries: r.log(terms).from(3, math.MaxInt), LeaderCommit: 2})
+	r.node("b").snapshots.slow = false
+	r.settle()
+	require.True(t, part.done)
+	require.Equal(t, EntryID{10, 1}, r.core("b").snapshot)
+	r.requireApplied("b", terms)
+	require.Zero(t, r.node("b").machine.restores)
+}
+
 // A snapshot never covers what is not on this node's own disk: that of a leader may be
 // behind what is committed and applied.
 func TestSnapshotWaitsForTheDisk(t *testing.T) {
@@ -297,6 +417,36 @@ func TestSnapshotWaitsForTheDisk(t *testing.T) {
 	r.resume("a")
 	require.Equal(t, Index(4), taken)
 	require.Equal(t, []EntryID{{4, 2}}, r.node("a").held())
+}
+
+// The members as of its last entry come with a snapshot, and go on into the next one.
+func TestMembersComeWithASnapshot(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.startAt("b", at{log: "1 1 1 1 1", term: 2, commit: 3})
+	entries := r.log("1 1 1 2 2 2 2 2")
+	members := slices.Clone(r.core("b").configuration.members)
+	members[2].Address = "elsewhere:1"
+	moved := ConfigurationEntry{7, configuration{members: members}.encode()}
+	store := NewMemorySnapshotStore()
+	require.NoError(t, store.open(r.fingerprint))
+	written := store.write(t.Context(), snapshotJob{SnapshotMetadata{EntryID{8, 2}, moved}, stateView(stateAfter(entries))})
+	require.NoError(t, written.err)
+	chunk := store.read(t.Context(), snapshotRead{id: EntryID{8, 2}, bytes: math.MaxInt32})
+	require.NoError(t, chunk.err)
+	m := r.snapshotOf(2, entries)
+	m.Transfer, m.Size, m.Data = chunk.number, chunk.size, chunk.data
+
+	require.Equal(t, Index(8), r.askSnapshot("a", "b", m).Match)
+	r.restart("b")
+	r.settle()
+	require.Equal(t, moved.Index, r.core("b").configuration.index)
+	require.Equal(t, members, r.core("b").configuration.members)
+	r.ask("a", "b", &AppendEntries{Term: 2, PrevLogIndex: 8, PrevLogTerm: 2, Entries: entry(9, 2), LeaderCommit: 9})
+	r.settle()
+	require.Equal(t, Index(9), r.takeSnapshot("b"))
+	metadata, err := r.node("b").Snapshots().metadata(EntryID{9, 2}.file())
+	require.NoError(t, err)
+	require.Equal(t, moved, metadata.Configuration)
 }
 
 // What followers in contact lack is kept, up to a bound; for others nothing is.

@@ -177,6 +177,15 @@ func (s *SnapshotStore) newestWhole() (id EntryID) {
 	return id
 }
 
+// newestMetadata reads what that one is of.
+func (s *SnapshotStore) newestMetadata() (*SnapshotMetadata, error) {
+	m, err := s.metadata(s.newestWhole().file())
+	if err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
 func (id EntryID) file() snapshot.ID {
 	return snapshot.ID{Index: uint64(id.Index), Term: uint64(id.Term)}
 }
@@ -209,10 +218,7 @@ func (s *SnapshotStore) read(ctx context.Context, r snapshotRead) chunkRead {
 // take returns the file that is being sent to a peer. Nobody else has it until it
 // is kept: a read of an earlier leadership may still be under way.
 func (s *SnapshotStore) take(ctx context.Context, r snapshotRead) (*snapshot.Raw, error) {
-	s.mu.Lock()
-	raw := s.sending[r.peer]
-	delete(s.sending, r.peer)
-	s.mu.Unlock()
+	raw := s.detach(r.peer)
 	id := r.id.file()
 	if raw != nil && raw.Info().ID == id {
 		return raw, nil
@@ -224,6 +230,16 @@ func (s *SnapshotStore) take(ctx context.Context, r snapshotRead) (*snapshot.Raw
 		return nil, err
 	}
 	return s.files.Raw(id)
+}
+
+// detach returns the file that is kept open to be sent to a peer, which from then on
+// is the caller's; nil: none is.
+func (s *SnapshotStore) detach(peer NodeID) *snapshot.Raw {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	raw := s.sending[peer]
+	delete(s.sending, peer)
+	return raw
 }
 
 // keep keeps a file open for the next chunk, if there is one.
@@ -253,7 +269,7 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 	info := snapshot.Info{ID: EntryID{m.LastIndex, m.LastTerm}.file(), Size: int64(m.Size), Identity: m.Transfer}
 	if err := r.turnTo(info); errors.Is(err, snapshot.ErrNotNewer) {
 		stored.next = m.Size
-		stored.complete, stored.err = r.have(r.store.files.List()[0].ID)
+		stored.complete, stored.err = r.store.newestMetadata()
 		return stored
 	} else if err != nil {
 		stored.err = err
@@ -261,6 +277,9 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 	}
 	if err := r.file.Write(int64(m.Offset), m.Data); err != nil && !errors.Is(err, snapshot.ErrGap) {
 		r.file, stored.err = nil, diskError(err)
+		if errors.Is(stored.err, ErrCorrupt) { // it is not known where: the leader is to look at its file again
+			stored.err = fmt.Errorf("%w: %w", ErrInvalidMessage, stored.err)
+		}
 		return stored
 	}
 	stored.next = uint64(r.file.Next())
@@ -273,7 +292,7 @@ func (r *snapshotReceiver) take(e snapshotArrived) chunkStored {
 		stored.err = diskError(err)
 		return stored
 	}
-	stored.complete, stored.err = r.have(r.store.files.List()[0].ID)
+	stored.complete, stored.err = r.store.newestMetadata()
 	return stored
 }
 
@@ -291,15 +310,6 @@ func (r *snapshotReceiver) turnTo(info snapshot.Info) error {
 	}
 	r.file, r.info = file, info
 	return nil
-}
-
-// have returns the metadata of a snapshot that is complete.
-func (r *snapshotReceiver) have(id snapshot.ID) (*SnapshotMetadata, error) {
-	m, err := r.store.metadata(id)
-	if err != nil {
-		return nil, err
-	}
-	return &m, nil
 }
 
 // close interrupts what is being received.

@@ -28,12 +28,14 @@ type StateMachine interface {
 	Apply(command []byte) (response []byte, err error)
 
 	// Snapshot returns the whole state. It is called between two commands, which
-	// wait for it. An error means that there is no snapshot this time, and stops
-	// nothing.
+	// wait for it. What it returns is written while later commands are applied: it
+	// must not change any more, so copy what Apply changes in place. An error means
+	// that there is no snapshot this time, and stops nothing.
 	Snapshot() ([]byte, error)
 
 	// Restore replaces the whole state by that of a snapshot, of this member or
-	// of another one, when the node starts or later. An error stops the node.
+	// of another one, when the node starts or later. snapshot is the state machine's
+	// to keep. An error stops the node.
 	Restore(snapshot []byte) error
 }
 

@@ -133,6 +133,9 @@ func (d *driver) reason(now time.Duration) string {
 	if why := d.compaction.trouble; why != "" {
 		add("no snapshot could be taken: %s", why)
 	}
+	if t := c.incoming; t != nil && t.trouble != "" {
+		add("the snapshot that %s sends cannot be stored: %s", t.peer, t.trouble)
+	}
 	for _, id := range sortedKeys(d.rejected) {
 		add("%s is turned away: %s", id, d.rejected[id])
 	}

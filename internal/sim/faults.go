@@ -16,6 +16,7 @@ const (
 	Isolate    FaultKind = iota // a node is cut off from all others
 	Split                       // the nodes fall apart into two groups
 	OneWay                      // a link is cut in one direction
+	Sever                       // a link is cut in both directions, while others see both ends
 	Flap                        // a link is cut and mended again and again
 	BadLink                     // a link loses, doubles and delays
 	BadNetwork                  // all links do
@@ -35,7 +36,7 @@ const (
 )
 
 var faultNames = [FaultKinds]string{
-	"isolate", "split", "one-way", "flap", "bad link", "bad network", "clog", "kill", "power cut", "blackout",
+	"isolate", "split", "one-way", "sever", "flap", "bad link", "bad network", "clog", "kill", "power cut", "blackout",
 	"pause", "freeze", "drift", "leap", "slow disk", "hung disk", "bad disk", "slow apply",
 }
 
@@ -46,7 +47,7 @@ func (k FaultKind) scope() scope {
 	switch k {
 	case Split, BadNetwork, Blackout:
 		return everybody
-	case OneWay, Flap, BadLink, Clog:
+	case OneWay, Sever, Flap, BadLink, Clog:
 		return oneLink
 	default:
 		return oneNode
@@ -57,7 +58,7 @@ type scope int
 
 const (
 	everybody scope = iota
-	oneLink         // from Fault.Node to Fault.Peer; flapping is both ways
+	oneLink         // from Fault.Node to Fault.Peer; severed and flapping ones are both ways
 	oneNode         // Fault.Node
 )
 
@@ -105,7 +106,7 @@ var usual = [FaultKinds]struct {
 	perMin float64
 }{
 	Isolate: {1500 * time.Millisecond, 50}, Split: {1500 * time.Millisecond, 40}, OneWay: {1500 * time.Millisecond, 60},
-	Flap: {1500 * time.Millisecond, 40}, BadLink: {2 * time.Second, 60}, BadNetwork: {2 * time.Second, 20},
+	Sever: {3 * time.Second, 30}, Flap: {1500 * time.Millisecond, 40}, BadLink: {2 * time.Second, 60}, BadNetwork: {2 * time.Second, 20},
 	Clog: {500 * time.Millisecond, 60}, Kill: {1500 * time.Millisecond, 50}, PowerCut: {1500 * time.Millisecond, 50},
 	Blackout: {500 * time.Millisecond, 15}, Pause: {time.Second, 40}, Freeze: {time.Second, 40},
 	Drift: {5 * time.Second, 30}, Leap: {0, 40}, SlowDisk: {2 * time.Second, 40},
@@ -160,6 +161,9 @@ type Machines interface {
 	SlowApply(node int, by float64) // 0: as usual
 	Clock(node int) *Clock          // of its machine
 	Leader() int                    // -1: none
+
+	// InWrite has something happen in the middle of the node's next write.
+	InWrite(node int, happen func())
 }
 
 // Inflict has the faults of a plan happen.
@@ -199,6 +203,8 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 		return cutBetween(net, n, func(i int) bool { return side[i] })
 	case OneWay:
 		return net.Cut(f.Node, f.Peer)
+	case Sever:
+		return sever(net, f)
 	case Flap:
 		return flap(w, f, net, random)
 	case BadLink:
@@ -212,7 +218,7 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 		machines.Kill(f.Node)
 		return func() { machines.Start(f.Node) }
 	case PowerCut:
-		machines.PowerCut(f.Node, f.Seed)
+		strike(f, machines, func() { machines.PowerCut(f.Node, f.Seed) })
 		return func() { machines.Start(f.Node) }
 	case Blackout:
 		return blackout(w, f, n, machines)
@@ -249,6 +255,16 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 	}
 }
 
+// strike has the power fail at once, or in the middle of a write if one comes before
+// the fault ends: elsewhere there is next to nothing to lose.
+func strike(f Fault, machines Machines, happen func()) {
+	if f.Seed%3 == 0 {
+		happen()
+	} else {
+		machines.InWrite(f.Node, happen)
+	}
+}
+
 // cutBetween cuts all links between those inside and the others.
 func cutBetween(net *Network, n int, inside func(int) bool) (mend func()) {
 	var mends []func()
@@ -262,6 +278,11 @@ func cutBetween(net *Network, n int, inside func(int) bool) (mend func()) {
 	return all(mends)
 }
 
+// sever cuts a link in both directions.
+func sever(net *Network, f Fault) (mend func()) {
+	return all([]func(){net.Cut(f.Node, f.Peer), net.Cut(f.Peer, f.Node)})
+}
+
 // flap cuts a link, and mends it, until the fault ends, or all do.
 func flap(w *World, f Fault, net *Network, random *rand.Rand) (end func()) {
 	over, heals := false, net.heals
@@ -272,7 +293,7 @@ func flap(w *World, f Fault, net *Network, random *rand.Rand) (end func()) {
 		case over || net.heals > heals:
 			return
 		case mend == nil:
-			mend = all([]func(){net.Cut(f.Node, f.Peer), net.Cut(f.Peer, f.Node)})
+			mend = sever(net, f)
 		default:
 			mend()
 			mend = nil
@@ -318,9 +339,11 @@ func worsenAll(net *Network, n int, q Quality) (end func()) {
 
 // blackout cuts the power of all machines, which come back one after the other.
 func blackout(w *World, f Fault, n int, machines Machines) (end func()) {
-	for i := range n {
-		machines.PowerCut(i, f.Seed+uint64(i))
-	}
+	strike(f, machines, func() {
+		for i := range n {
+			machines.PowerCut(i, f.Seed+uint64(i))
+		}
+	})
 	return func() {
 		for i := range n {
 			w.After(time.Duration((f.Seed>>(8*(i%8)))&0xff)*4*time.Millisecond, func() { machines.Start(i) })

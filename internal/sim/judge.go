@@ -16,9 +16,16 @@ type Observation struct {
 	First     uint64 // of the log, with what is compacted taken off
 	Last      uint64
 	Forgotten uint64 // the term of the entry before First; 0: none was forgotten
-	Memory    int    // bytes that it holds in queues and caches
+	Held      []Held // what it keeps in memory
 	// Entry returns the term of an entry, and a digest of it with its term.
 	Entry func(index uint64) (term, digest uint64)
+}
+
+// Held is what a node keeps in memory of one kind, in bytes, and how much that may
+// be. A bound for all of it would let most of it leak.
+type Held struct {
+	What        string
+	Bytes, Most int
 }
 
 // Ballot is a term, and whom a node voted for in it.
@@ -27,9 +34,6 @@ type Ballot struct{ Term, Vote uint64 }
 // Judge knows all that was seen of a cluster, and finds out whether it broke a
 // promise. Each promise has a function of its own.
 type Judge struct {
-	// MaxMemory bounds Observation.Memory.
-	MaxMemory int
-
 	leaders   map[uint64]int    // by term
 	entries   map[place]history // of every log that was seen
 	committed []commitment      // by index, from 1 on
@@ -86,7 +90,7 @@ func (j *Judge) Observe(o Observation) {
 	j.leaderIsComplete(o, k)
 	j.memoryIsBounded(o)
 	k.last = o
-	k.last.Entry = nil
+	k.last.Entry, k.last.Held = nil, nil
 }
 
 // neverBack: term and vote in a term never go back, and within a process neither
@@ -202,10 +206,12 @@ func (j *Judge) leaderIsComplete(o Observation, k *known) {
 	}
 }
 
-// memoryIsBounded: what a node holds has a bound.
+// memoryIsBounded: whatever a node keeps has a bound of its own.
 func (j *Judge) memoryIsBounded(o Observation) {
-	if j.MaxMemory > 0 && o.Memory > j.MaxMemory {
-		j.Accuse("bounded memory", "node %d holds %d bytes, more than %d", o.Node, o.Memory, j.MaxMemory)
+	for _, h := range o.Held {
+		if h.Bytes > h.Most {
+			j.Accuse("bounded memory", "node %d holds %d bytes of %s, more than %d", o.Node, h.Bytes, h.What, h.Most)
+		}
 	}
 }
 

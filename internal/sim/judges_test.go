@@ -38,12 +38,11 @@ func TestJudgeFindsEachBrokenPromise(t *testing.T) {
 		"log matching":        {logOf(0, 3, 1, 2, 3), logOf(1, 3, 1, 1, 3)},
 		"committed entries":   {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(1, 2, 1, 2), committed(2))},
 		"leader completeness": {with(logOf(0, 2, 1, 2), committed(2)), with(logOf(1, 3, 1), leads)},
-		"bounded memory":      {with(logOf(0, 2, 1), func(o *Observation) { o.Memory = 1000 })},
+		"bounded memory":      {with(logOf(0, 2, 1), func(o *Observation) { o.Held = []Held{{"much", 999, 1000}, {"little", 2, 1}} })},
 	}
 	for promise, observations := range cases {
 		t.Run(promise, func(t *testing.T) {
 			j := NewJudge()
-			j.MaxMemory = 999
 			for i, o := range observations {
 				require.NoError(t, j.Verdict(), "before observation %d", i)
 				j.Observe(o)
