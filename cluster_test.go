@@ -52,6 +52,7 @@ type member struct {
 	node    *raft.Node
 	machine raft.StateMachine
 	kill    context.CancelFunc
+	joins   bool          // a cluster that there is
 	ended   chan struct{} // closed when Run has returned
 	err     error         // what Run returned, once ended
 }
@@ -87,14 +88,28 @@ func startCluster(t *testing.T, n int, options clusterOptions) *cluster {
 func (c *cluster) addresses() map[raft.NodeID]string {
 	book := map[raft.NodeID]string{}
 	for _, id := range c.ids {
-		book[id] = "address of " + string(id)
+		if !c.members[id].joins {
+			book[id] = addressOf(id)
+		}
 	}
 	return book
 }
 
+func addressOf(id raft.NodeID) string { return "address of " + string(id) }
+
+// join starts a new node that waits to be added.
+func (c *cluster) join(id raft.NodeID) {
+	c.ids = append(c.ids, id)
+	c.members[id] = &member{id: id, disk: newDisk(), joins: true}
+	c.start(id)
+}
+
 // config returns the configuration of a node.
 func (c *cluster) config(id raft.NodeID) raft.Config {
-	config := raft.NewConfig(id, c.addresses()[id], c.addresses())
+	config := raft.NewConfig(id, addressOf(id), c.addresses())
+	if c.members[id].joins {
+		config.Peers, config.Join = nil, true
+	}
 	config.HeartbeatInterval, config.ElectionTimeout = heartbeat, electionTimeout
 	config.Storage = c.members[id].disk
 	if c.options.configure != nil {

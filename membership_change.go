@@ -128,7 +128,7 @@ func (c configuration) checkMembers() error {
 			return fmt.Errorf("%w: %s has an address of %d bytes: want 1 to %d", ErrInvalidChange, m.ID, len(m.Address), maxAddressBytes)
 		case taken && m.Role != Leaving:
 			return fmt.Errorf("%w: %s and %s have the same address %s", ErrInvalidChange, other, m.ID, m.Address)
-		case m.Role < Voter || m.Role > Leaving:
+		case m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID):
 			return fmt.Errorf("%w: the role of %s is %v: want a voter or a learner", ErrInvalidChange, m.ID, m.Role)
 		case len(m.Metadata) > maxMetadataBytes:
 			return fmt.Errorf("%w: %s has %d bytes of metadata: want at most %d", ErrInvalidChange, m.ID, len(m.Metadata), maxMetadataBytes)
@@ -195,9 +195,14 @@ func (c *core) enter(now time.Duration, next configuration) {
 // followMembers keeps the progress of all other members. One that is none any more is
 // still told so, for a while.
 func (c *core) followMembers(now time.Duration) {
-	for _, m := range c.configuration.members {
+	before := c.configuration // of a leader that has just begun: who has left may not know
+	if len(c.earlier) > 0 {
+		before = c.earlier[len(c.earlier)-1]
+	}
+	for _, m := range slices.Concat(c.configuration.members, before.members) {
 		p := c.peer(m.ID)
-		if m.ID == c.settings.id || p != nil && !p.left {
+		_, member := c.configuration.member(m.ID)
+		if m.ID == c.settings.id || p != nil && (!p.left || !member) {
 			continue
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
@@ -235,9 +240,8 @@ func (c *core) configurationCommitted(now time.Duration) {
 	}
 }
 
-// depart ends the leadership of a node that is no member any more.
-func (c *core) depart(now time.Duration) {
-	c.becomeFollower(now, c.currentTerm, "")
+// depart stops a node that leads no more and is no member any more.
+func (c *core) depart() {
 	_ = c.fail(fmt.Errorf("%w: node %s led its own removal, entry %d", ErrRemoved, c.settings.id, c.configuration.index))
 }
 

@@ -356,7 +356,7 @@ func (c *core) tick(now time.Duration) {
 		c.checkDisk(now)
 	}
 	if c.role == Leader && c.departure > 0 && now >= c.departure {
-		c.depart(now)
+		c.becomeFollower(now, c.currentTerm, "")
 	}
 	if c.role == Leader {
 		c.letGo(now)
@@ -407,6 +407,9 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 	}
 	if c.leader != leader {
 		c.leader, c.leaderAddress = leader, ""
+	}
+	if c.departure > 0 {
+		c.depart()
 	}
 	c.role = Follower
 	c.peers, c.handover, c.departure = nil, nil, 0

@@ -112,7 +112,9 @@ func (c *core) peer(id NodeID) *progress {
 // that lacks what is compacted gets a snapshot.
 func (c *core) replicate(now time.Duration, p *progress) {
 	if c.lacksCompacted(p) && !p.otherDisk {
-		c.sendSnapshot(now, p)
+		if !p.left {
+			c.sendSnapshot(now, p)
+		}
 		return
 	}
 	c.endTransfer(p) // if there was one, it is not needed any more

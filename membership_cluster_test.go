@@ -1,0 +1,362 @@
+package raft_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+func newMember(id raft.NodeID) raft.Member { return raft.Member{ID: id, Address: addressOf(id)} }
+
+// within returns a context that ends soon.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// dismissed is for clusters whose nodes are taken out.
+func dismissed(t *testing.T, _ raft.NodeID, err error) {
+	if err != nil {
+		require.ErrorIs(t, err, raft.ErrRemoved)
+	}
+}
+
+// roles lists the members as a node knows them.
+func (c *cluster) roles(id raft.NodeID) string {
+	text := ""
+	for _, m := range c.status(id).Members {
+		text += fmt.Sprintf("%s:%s ", m.ID, m.Role)
+	}
+	return text
+}
+
+func TestVoterIsAdded(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		c.propose(leader, "1")
+		c.join("d")
+		require.NoError(t, c.node(leader).AddVoter(within(t), newMember("d")))
+		require.Equal(t, "a:voter b:voter c:voter d:voter ", c.roles(leader))
+		c.propose(leader, "2")
+		require.Equal(t, []string{"1", "2"}, c.equal())
+		require.NoError(t, c.node(leader).AddVoter(within(t), newMember("d")), "it is one")
+		require.ErrorIs(t, c.node(leader).AddVoter(within(t), raft.Member{ID: "d", Address: "elsewhere"}), raft.ErrMemberExists)
+
+		c.stop("d") // and comes back as a member
+		c.start("d")
+		c.propose(c.leader(), "3")
+		require.Equal(t, []string{"1", "2", "3"}, c.equal())
+		require.Equal(t, "a:voter b:voter c:voter d:voter ", c.roles("d"))
+	})
+}
+
+func TestLearnersCountForNothing(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		for _, id := range []raft.NodeID{"b", "c"} {
+			c.join(id)
+			require.NoError(t, c.node("a").AddLearner(within(t), newMember(id)))
+			require.NoError(t, c.node("a").AddLearner(within(t), newMember(id)), "there it is")
+		}
+		c.propose("a", "1")
+		require.Equal(t, []string{"1"}, c.equal())
+		c.stop("b")
+		c.stop("c")
+		c.propose("a", "2")
+		time.Sleep(10 * electionTimeout)
+		require.True(t, c.isLeader("a"), "learners are not asked for contact")
+		c.start("b")
+		require.Equal(t, []string{"1", "2"}, c.equal())
+		require.ErrorIs(t, c.node("a").TransferLeadership(within(t), "b"), raft.ErrTransferFailed)
+		c.propose("a", "3") // M16: a learner stays one whatever happens to others
+		require.Equal(t, "a:voter b:learner c:learner ", c.roles("b"))
+	})
+}
+
+// M5: a leader takes itself out: it tells everybody, hands over and stops.
+func TestM5LeaderRemovesItself(t *testing.T) {
+	t.Parallel()
+	for nodes := 2; nodes <= 4; nodes++ {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, nodes, clusterOptions{ended: dismissed})
+				leader := c.leader()
+				c.propose(leader, "1")
+				require.NoError(t, c.node(leader).RemoveMember(within(t), leader))
+				began := time.Now()
+				<-c.members[leader].ended
+				require.ErrorIs(t, c.members[leader].err, raft.ErrRemoved)
+				require.ErrorIs(t, c.node(leader).Err(), raft.ErrRemoved)
+				c.buried(c.members[leader])
+				next := c.leaderOf(c.others(leader)...)
+				require.Less(t, time.Since(began), 2*electionTimeout)
+				c.propose(next, "2")
+				require.Equal(t, []string{"1", "2"}, c.applied(next))
+				require.NotContains(t, c.roles(next), string(leader)+":")
+			})
+		})
+	}
+}
+
+// M2: a member is taken out while it cannot hear of it.
+func TestM2RemovedMemberDisturbsNobody(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		out := c.others(leader)[0]
+		c.network.Isolate(out)
+		require.NoError(t, c.node(leader).RemoveMember(within(t), out))
+		term := c.status(leader).Term
+		time.Sleep(20 * electionTimeout)
+		c.network.Heal()
+		time.Sleep(20 * electionTimeout)
+		require.Equal(t, term, c.status(leader).Term)
+		require.True(t, c.isLeader(leader))
+		c.propose(leader, "1")
+	})
+}
+
+// A member that is taken out learns of it, and its Run says so.
+func TestRemovedMemberStops(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		out := c.others(leader)[0]
+		require.NoError(t, c.node(leader).RemoveMember(within(t), out))
+		c.awaitEnd(out)
+		c.buried(c.members[out])
+		require.ErrorIs(t, c.members[out].err, raft.ErrRemoved)
+		require.ErrorContains(t, c.members[out].err, string(out))
+		c.propose(leader, "1")
+		time.Sleep(11 * electionTimeout)
+		require.Len(t, c.status(leader).Peers, 1)
+	})
+}
+
+// Everybody is replaced at once, through a joint phase.
+func TestAllAreReplacedAtOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		c.propose(leader, "1")
+		var changes []raft.MemberChange
+		for _, id := range []raft.NodeID{"d", "e", "f"} {
+			c.join(id)
+			m := newMember(id)
+			m.Role = raft.Voter
+			changes = append(changes, raft.MemberChange{Kind: raft.ChangeAdd, Member: m})
+		}
+		for _, id := range []raft.NodeID{"a", "b", "c"} {
+			changes = append(changes, raft.MemberChange{Kind: raft.ChangeRemove, Member: raft.Member{ID: id}})
+		}
+		index, err := c.node(leader).ChangeMembers(within(t), c.status(leader).ConfigurationIndex, changes...)
+		require.NoError(t, err)
+		for _, id := range []raft.NodeID{"a", "b", "c"} {
+			c.awaitEnd(id)
+			c.buried(c.members[id])
+		}
+		next := c.leader()
+		require.Equal(t, index, c.status(next).ConfigurationIndex)
+		require.Equal(t, "d:voter e:voter f:voter ", c.roles(next))
+		c.propose(next, "2")
+		require.Equal(t, []string{"1", "2"}, c.equal())
+	})
+}
+
+// M11: a newcomer that cannot be reached does not become a voter, and is taken out.
+func TestM11NewcomerThatCannotFollow(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		down := c.others(leader)[0]
+		c.stop(down)
+		err := c.node(leader).AddVoter(context.Background(), newMember("d"))
+		require.ErrorIs(t, err, raft.ErrCannotFollow)
+		require.ErrorContains(t, err, "d has not answered for")
+		require.Equal(t, "a:voter b:voter c:voter ", c.roles(leader))
+		c.propose(leader, "1")
+	})
+}
+
+// M13, M14: what cannot be done is refused, and holds up nothing.
+func TestM13ChangesThatAreRefused(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		node, follower := c.node(leader), c.node(c.others(leader)[0])
+		change := func(kind raft.ChangeKind, id raft.NodeID, role raft.MemberRole) raft.MemberChange {
+			return raft.MemberChange{Kind: kind, Member: raft.Member{ID: id, Address: addressOf(id), Role: role}}
+		}
+		for _, test := range []struct {
+			want    error
+			changes []raft.MemberChange
+		}{
+			{raft.ErrMemberExists, []raft.MemberChange{change(raft.ChangeAdd, "a", raft.Voter)}},
+			{raft.ErrUnknownMember, []raft.MemberChange{change(raft.ChangeRemove, "x", 0)}},
+			{raft.ErrUnknownMember, []raft.MemberChange{change(raft.ChangeUpdate, "x", raft.Learner)}},
+			{raft.ErrInvalidChange, nil},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(raft.ChangeAdd, "x", 0)}},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(raft.ChangeAdd, "x", raft.Leaving)}},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(raft.ChangeAdd, "no good", raft.Voter)}},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(9, "x", raft.Voter)}},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(raft.ChangeAdd, "x", raft.Voter), change(raft.ChangeRemove, "x", 0)}},
+			{raft.ErrInvalidChange, []raft.MemberChange{{Kind: raft.ChangeAdd, Member: raft.Member{ID: "x", Address: addressOf("a"), Role: raft.Learner}}}},
+			{raft.ErrInvalidChange, []raft.MemberChange{change(raft.ChangeRemove, "a", 0), change(raft.ChangeRemove, "b", 0), change(raft.ChangeRemove, "c", 0)}},
+		} {
+			_, err := node.ChangeMembers(within(t), 0, test.changes...)
+			require.ErrorIs(t, err, test.want, "%v", test.changes)
+		}
+		var mismatch *raft.ConfigurationMismatchError
+		_, err := node.ChangeMembers(within(t), 7, change(raft.ChangeRemove, "a", 0))
+		require.ErrorAs(t, err, &mismatch)
+		require.Equal(t, raft.Index(1), mismatch.Have)
+		_, err = follower.ChangeMembers(within(t), 0, change(raft.ChangeRemove, "a", 0))
+		require.ErrorIs(t, err, raft.ErrNotLeader)
+		require.ErrorIs(t, follower.TransferLeadership(within(t), ""), raft.ErrNotLeader)
+
+		c.network.Isolate(leader) // the change that is under way now does not end
+		ended := make(chan error, 1)
+		out := c.others(leader)[1]
+		go func() { ended <- node.RemoveMember(context.Background(), out) }()
+		synctest.Wait()
+		require.ErrorIs(t, node.RemoveMember(within(t), "a"), raft.ErrChangeInProgress)
+		requireUnknown(t, <-ended)
+		c.network.Heal()
+		c.leader()
+		require.Equal(t, "a:voter b:voter c:voter ", c.roles(leader), "M3: it went with its entry")
+		require.NoError(t, c.node(c.leader()).RemoveMember(within(t), c.others(c.leader())[0]))
+	})
+}
+
+func TestLeadershipIsTransferred(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		for range 5 {
+			leader := c.leader()
+			to := c.others(leader)[0]
+			began := time.Now()
+			require.NoError(t, c.node(leader).TransferLeadership(within(t), to))
+			require.Less(t, time.Since(began), electionTimeout/2)
+			require.Equal(t, to, c.leader())
+			c.propose(to, "x")
+		}
+		leader := c.leader()
+		term := c.status(leader).Term
+		require.NoError(t, c.node(leader).TransferLeadership(within(t), leader), "T4: it leads")
+		require.ErrorIs(t, c.node(leader).TransferLeadership(within(t), "x"), raft.ErrUnknownMember)
+		require.Equal(t, term, c.status(leader).Term)
+	})
+}
+
+// T1: a transfer that fails leaves the leader at work.
+func TestT1FailedTransfer(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		to := c.others(leader)[0]
+		c.network.Isolate(to)
+		ended := make(chan error, 1)
+		began := time.Now()
+		go func() { ended <- c.node(leader).TransferLeadership(context.Background(), to) }()
+		synctest.Wait()
+		written := c.proposeLater(context.Background(), leader, "1")
+		require.ErrorIs(t, <-ended, raft.ErrTransferFailed)
+		require.LessOrEqual(t, time.Since(began), electionTimeout)
+		require.NoError(t, (<-written).err)
+		require.True(t, c.isLeader(leader))
+		c.network.Heal()
+		require.Equal(t, []string{"1"}, c.equal())
+	})
+}
+
+// A leader that is stopped hands over: nobody waits for an election.
+func TestStopHandsOver(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		began := time.Now()
+		c.stop(leader)
+		c.leader()
+		require.Less(t, time.Since(began), 2*heartbeat)
+	})
+}
+
+func TestPreferredMemberLeads(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		preferred := newMember(c.others(leader)[0])
+		preferred.Role, preferred.Priority = raft.Voter, 5
+		_, err := c.node(leader).ChangeMembers(within(t), 0, raft.MemberChange{Kind: raft.ChangeUpdate, Member: preferred})
+		require.NoError(t, err)
+		c.eventually(20*electionTimeout, "the preferred one to lead", func() bool { return c.isLeader(preferred.ID) })
+		c.leader()
+		c.stop(preferred.ID)
+		c.propose(c.leader(), "1") // whoever is left
+		c.start(preferred.ID)
+		c.eventually(30*electionTimeout, "the preferred one to lead again", func() bool { return c.isLeader(preferred.ID) })
+	})
+}
+
+// An id comes back through remove and add, with another disk.
+func TestWipedMemberIsTakenInAgain(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		c.propose(leader, "1")
+		out := c.others(leader)[0]
+		c.stop(out)
+		c.ids = slices.DeleteFunc(c.ids, func(id raft.NodeID) bool { return id == out })
+		c.join(out)
+		time.Sleep(10 * electionTimeout)
+		require.Contains(t, c.status(leader).Reason+fmt.Sprint(c.status(leader).Peers), "other disk")
+		require.NoError(t, c.node(leader).RemoveMember(within(t), out))
+		require.NoError(t, c.node(leader).AddVoter(within(t), newMember(out)))
+		c.propose(leader, "2")
+		require.Equal(t, []string{"1", "2"}, c.equal())
+	})
+}
+
+// Members come with snapshots.
+func TestJoinerGetsASnapshot(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.TrailingEntries = 1 }, machine: func(raft.NodeID) raft.StateMachine { return newRecorder() }})
+		leader := c.leader()
+		for i := range 100 {
+			c.propose(leader, fmt.Sprint(i))
+		}
+		_, err := c.node(leader).TakeSnapshot(within(t))
+		require.NoError(t, err)
+		c.join("d")
+		require.NoError(t, c.node(leader).AddVoter(within(t), newMember("d")))
+		require.Len(t, c.equal(), 100)
+		require.Positive(t, c.status("d").SnapshotIndex)
+		_, err = c.node("d").TakeSnapshot(within(t))
+		require.NoError(t, err)
+		c.stop("d")
+		c.start("d")
+		require.Len(t, c.equal(), 100)
+	})
+}
