@@ -252,6 +252,13 @@
 // nobody who matters had met the node, or heard of it, before, nor against an
 // older copy of the same storage: that has the number too.
 //
+// Removed members. The thesis (§4.2) leaves a removed server running until somebody
+// stops it. Here a leader goes on with heartbeats to it for ten election timeouts, and
+// they say which configuration is in force: a node that has the whole log up to that
+// one, knows it to be committed, is not in it and was in an earlier one, stops. The
+// index keeps a member that was taken in again from stopping when it reads of its
+// removal of long ago.
+//
 // Snapshots are resumed and not pushed. The thesis (§5.3) sends chunks in order from
 // the first one and discards a file that is incomplete. Here a follower answers each
 // chunk with the offset that it wants next, which may be anywhere, so that nothing
@@ -280,8 +287,13 @@
 //	election.go          pre-vote, RequestVote, heartbeats, check-quorum
 //	log.go               entries in their one encoded form, and the log of them
 //	replication.go       AppendEntries, progress of followers, the commit rule
-//	membership.go        configurations, the first one, incarnations
+//	membership.go        members, their configurations, the first one, incarnations
+//	configurations.go    which configuration is in force, with the log and back
+//	membership_change.go the rules of changing it: one voter at once, or a joint phase
+//	leadership_transfer.go  a successor on request
 //	driver.go            between loop and core: what may leave when, who waits for what
+//	reconfiguration.go   who waits for changes of members and leader
+//	members.go           what users call for that
 //	snapshot.go          sending and installing snapshots, compacting the log
 //	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory

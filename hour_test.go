@@ -237,12 +237,16 @@ func (h *hour) bury(id raft.NodeID) {
 	if !h.isRunning(id) || len(h.running()) == 1 {
 		return
 	}
+	kills := h.random.IntN(2) == 0
+	if !kills { // which takes a while, in which clients do not wait for the lock: that would stop the clock
+		require.NoError(h.t, h.node(id).Stop(context.Background()))
+	}
 	h.nodes.Lock()
 	defer h.nodes.Unlock()
-	if h.random.IntN(2) == 0 {
+	if kills {
 		h.kill(id)
 	} else {
-		h.stop(id)
+		h.buried(h.members[id])
 	}
 }
 
