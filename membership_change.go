@@ -224,15 +224,14 @@ func (c *core) letGo(now time.Duration) {
 }
 
 // configurationCommitted goes on with a change once its entry is committed: it ends a
-// joint phase, whoever has begun it (§4.3), and a leader that is no member any more
+// joint phase, whoever has begun it (§4.3), and a leader that is no voter any more
 // hands over (§4.2.2).
 func (c *core) configurationCommitted(now time.Duration) {
-	_, member := c.configuration.member(c.settings.id)
 	switch {
 	case c.role != Leader || c.configuration.index > c.commitIndex || !c.committedInTerm():
 	case c.configuration.isJoint():
 		c.enter(now, c.configuration.left())
-	case !member && c.departure == 0:
+	case !c.configuration.isVoter(c.settings.id) && c.departure == 0:
 		c.departure = now + c.settings.heartbeatInterval // until then it tells everybody
 		if to := c.mostUpToDate(now); to != "" {
 			c.send(to, &TimeoutNow{Header: c.header(to), Term: c.currentTerm}, promise{})
@@ -240,8 +239,13 @@ func (c *core) configurationCommitted(now time.Duration) {
 	}
 }
 
-// depart stops a node that leads no more and is no member any more.
+// depart ends the leadership of a node that is no voter any more. If it is no member
+// either it stops.
 func (c *core) depart() {
+	c.departure = 0
+	if _, member := c.configuration.member(c.settings.id); member {
+		return
+	}
 	_ = c.fail(fmt.Errorf("%w: node %s led its own removal, entry %d", ErrRemoved, c.settings.id, c.configuration.index))
 }
 

@@ -109,6 +109,22 @@ func TestM5LeaderRemovesItself(t *testing.T) {
 	}
 }
 
+// A leader that becomes a learner hands over, and goes on as one.
+func TestLeaderBecomesALearner(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		m := newMember(leader)
+		m.Role = raft.Learner
+		_, err := c.node(leader).ChangeMembers(within(t), 0, raft.MemberChange{Kind: raft.ChangeUpdate, Member: m})
+		require.NoError(t, err)
+		c.eventually(2*electionTimeout, "another leader", func() bool { return !c.isLeader(leader) && c.status(leader).Leader != "" })
+		c.propose(c.leader(), "1")
+		require.Equal(t, []string{"1"}, c.equal())
+	})
+}
+
 // M2: a member is taken out while it cannot hear of it.
 func TestM2RemovedMemberDisturbsNobody(t *testing.T) {
 	t.Parallel()
@@ -358,5 +374,61 @@ func TestJoinerGetsASnapshot(t *testing.T) {
 		c.stop("d")
 		c.start("d")
 		require.Len(t, c.equal(), 100)
+	})
+}
+
+// E14: a leader that is asked to lead goes on as it is.
+func TestE14LeaderIsAskedToLead(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		term := c.status(leader).Term
+		for range 5 {
+			require.NoError(t, c.node(leader).TransferLeadership(within(t), leader))
+			c.propose(leader, "x")
+		}
+		time.Sleep(2 * electionTimeout)
+		require.Equal(t, leader, c.leader())
+		require.Equal(t, term, c.status(leader).Term)
+	})
+}
+
+// P6: a member that was added just now has not been silent for long.
+func TestP6NewMemberIsNotTakenForDead(t *testing.T) {
+	t.Parallel()
+	for offset := time.Duration(0); offset < electionTimeout; offset += heartbeat / 4 {
+		bubble(t, func(t *testing.T) {
+			c := startCluster(t, 2, clusterOptions{})
+			leader := c.leader()
+			term := c.status(leader).Term
+			c.join("c")
+			time.Sleep(3*electionTimeout + offset)
+			m := newMember("c")
+			m.Role = raft.Voter
+			_, err := c.node(leader).ChangeMembers(within(t), 0, raft.MemberChange{Kind: raft.ChangeAdd, Member: m})
+			require.NoError(t, err)
+			time.Sleep(3 * electionTimeout)
+			require.Equal(t, leader, c.leader())
+			require.Equal(t, term, c.status(leader).Term)
+		})
+	}
+}
+
+// M10: when a dead voter is taken out, what waited for it is committed at once.
+func TestM10FewerVotersCommitAtOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 4, clusterOptions{})
+		leader := c.leader()
+		others := c.others(leader)
+		c.kill(others[0])
+		c.network.Cut(leader, others[1])
+		removed := make(chan error, 1)
+		go func() { removed <- c.node(leader).RemoveMember(context.Background(), others[0]) }()
+		synctest.Wait()
+		require.NoError(t, receive(t, removed, "the end of the change"), "two of three have it")
+		written := c.proposeLater(context.Background(), leader, "1")
+		require.NoError(t, receive(t, written, "an outcome").err)
 	})
 }

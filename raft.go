@@ -99,7 +99,7 @@ type core struct {
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
 	handoverEnd  string        // why the last one failed
-	departure    time.Duration // leader: when it leaves, being no member any more; 0: it stays
+	departure    time.Duration // leader: when it leaves, being no voter any more; 0: it stays
 	preferAt     time.Duration // leader: no handing over to a preferred one before
 
 	out effects
@@ -412,7 +412,7 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 		c.depart()
 	}
 	c.role = Follower
-	c.peers, c.handover, c.departure = nil, nil, 0
+	c.peers, c.handover = nil, nil
 	clear(c.ballots)
 	if wasLeader {
 		c.electionDeadline = now + c.drawElectionWait()

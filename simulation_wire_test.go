@@ -57,6 +57,16 @@ func (n *simNode) send(r request) {
 				}
 				return answer
 			})
+	case *TimeoutNow:
+		n.call(to, m, simElectionTimeout,
+			func(b []byte, respond responder) any { return timeoutNowArrived{decoded[TimeoutNow](b), respond} },
+			func(b []byte, err error) any {
+				answer := timeoutNowAnswered{from: to.id, term: m.Term, err: err}
+				if err == nil {
+					answer.response = decoded[TimeoutNowResponse](b)
+				}
+				return answer
+			})
 	case *AppendEntries:
 		n.stream(to, m)
 	case *InstallSnapshot:

@@ -1,0 +1,95 @@
+package raft_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// A node joins: it runs with Join, and the leader adds it.
+func ExampleNode_AddVoter() {
+	ctx := context.Background()
+	network := raft.NewMemoryNetwork()
+	founder := raft.NewConfig("node1", "10.0.0.1:7000", map[raft.NodeID]string{"node1": "10.0.0.1:7000"})
+	founder.Storage = raft.NewMemoryStorage()
+	leader, err := raft.NewNode(founder, new(counter), network.Transport("node1"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	joiner := raft.Config{ID: "node4", Address: "10.0.0.4:7000", Join: true, Storage: raft.NewMemoryStorage()}
+	newcomer, err := raft.NewNode(joiner, new(counter), network.Transport("node4"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go leader.Run(ctx)
+	go newcomer.Run(ctx)
+	awaitLeader(leader, "")
+
+	added := leader.AddVoter(ctx, raft.Member{ID: "node4", Address: "10.0.0.4:7000"})
+	fmt.Println("added:", added)
+	for _, m := range leader.Status().Members {
+		fmt.Println(m.ID, m.Address, m.Role)
+	}
+	newcomer.Stop(ctx)
+	leader.Stop(ctx)
+	// Output:
+	// added: <nil>
+	// node1 10.0.0.1:7000 voter
+	// node4 10.0.0.4:7000 voter
+}
+
+// A cluster grows and shrinks at work: from 1 voter to 3, 5, 7 and back to 3.
+func ExampleNode_ChangeMembers() {
+	ctx := context.Background()
+	network := raft.NewMemoryNetwork()
+	nodes := map[raft.NodeID]*raft.Node{}
+	start := func(config raft.Config) {
+		config.Storage = raft.NewMemoryStorage()
+		node, err := raft.NewNode(config, new(counter), network.Transport(config.ID))
+		if err != nil {
+			log.Fatal(err)
+		}
+		go node.Run(ctx)
+		nodes[config.ID] = node
+	}
+	start(raft.NewConfig("n1", "n1", map[raft.NodeID]string{"n1": "n1"}))
+	awaitLeader(nodes["n1"], "")
+	grow := func(ids ...raft.NodeID) {
+		var changes []raft.MemberChange
+		for _, id := range ids {
+			start(raft.Config{ID: id, Address: string(id), Join: true})
+			changes = append(changes, raft.MemberChange{Kind: raft.ChangeAdd, Member: raft.Member{ID: id, Address: string(id), Role: raft.Voter}})
+		}
+		change(nodes["n1"], changes...)
+	}
+	grow("n2", "n3")
+	grow("n4", "n5")
+	grow("n6", "n7")
+	var removals []raft.MemberChange
+	for _, id := range []raft.NodeID{"n4", "n5", "n6", "n7"} {
+		removals = append(removals, raft.MemberChange{Kind: raft.ChangeRemove, Member: raft.Member{ID: id}})
+	}
+	change(nodes["n1"], removals...)
+	for _, node := range nodes {
+		node.Stop(ctx)
+	}
+	// Output:
+	// 3 voters, and the sum is 1
+	// 5 voters, and the sum is 2
+	// 7 voters, and the sum is 3
+	// 3 voters, and the sum is 4
+}
+
+// change changes the members and then adds 1.
+func change(leader *raft.Node, changes ...raft.MemberChange) {
+	if _, err := leader.ChangeMembers(context.Background(), 0, changes...); err != nil {
+		log.Fatal(err)
+	}
+	result, err := leader.Propose(context.Background(), []byte("1"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d voters, and the sum is %s\n", len(leader.Status().Members), result.Response)
+}
