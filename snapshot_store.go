@@ -49,6 +49,9 @@ func (s *SnapshotStore) open(fingerprint [16]byte) (err error) {
 	return diskError(err)
 }
 
+// clean removes what a process has left behind that ended in the middle of something.
+func (s *SnapshotStore) clean() error { return diskError(s.files.Clean()) }
+
 // close lets go of the files that are kept open to be sent.
 func (s *SnapshotStore) close() (err error) {
 	s.mu.Lock()
