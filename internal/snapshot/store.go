@@ -84,7 +84,7 @@ type Store struct {
 	dir     string
 	options Options
 
-	leftovers []string // until Clean, which is called before anything else
+	leftovers []string // until Clean, which is called before anything is written
 
 	naming sync.Mutex // held while a file gets its name and older ones go
 
@@ -117,7 +117,11 @@ func Open(fs vfs.FS, dir string, options Options) (*Store, error) {
 }
 
 // Clean removes what a process has left behind that ended in the middle of something.
+// It is called before anything is written.
 func (s *Store) Clean() error {
+	if len(s.leftovers) == 0 {
+		return nil
+	}
 	for _, name := range s.leftovers {
 		if err := s.remove(name); err != nil {
 			return err
