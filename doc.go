@@ -316,7 +316,7 @@
 // snapshots, vfs is the few file operations that both need, with a twin in memory
 // that can crash at each of them, quorum is the arithmetic of majorities, wire is frames, handshake and
 // MessagePack, and sim is the world in which tests let whole clusters live and
-// die. None of them knows package raft. A module of its own there, lincheck,
+// die, and testenv is how tests are run. None of them knows package raft. A module of its own there, lincheck,
 // judges what the clients of such a cluster saw, and the program mutants the
 // tests themselves.
 package raft

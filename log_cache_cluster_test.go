@@ -136,7 +136,7 @@ func TestCompactedLogWithoutASnapshotIsRefused(t *testing.T) {
 		require.NoError(t, c.disk("a").Save(raft.SaveBatch{Compacted: raft.EntryID{Index: 2, Term: 2}}))
 		c.start("a")
 		c.awaitEnd("a")
-		require.Error(t, c.node("a").Err())
+		require.ErrorIs(t, c.node("a").Err(), raft.ErrCorrupt)
 	})
 }
 

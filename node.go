@@ -555,7 +555,8 @@ func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable
 	case err != nil && !(covered && errors.As(err, &damage)):
 		return nil, fmt.Errorf("raft: node %s cannot use its snapshots, and its log starts at entry %d: %w", id, first, err)
 	case newest == nil && !covered:
-		return nil, fmt.Errorf("raft: node %s has no snapshot of entry %d, and its log starts behind that: its state machine would never see what came before", id, first-1)
+		missing := &CorruptError{File: snapshots.dir, Reason: "a snapshot is missing"}
+		return nil, fmt.Errorf("raft: node %s has no snapshot of entry %d, and its log starts behind that: its state machine would never see what came before: %w", id, first-1, missing)
 	case newest != nil:
 		if err := c.install(0, *newest); err != nil {
 			return nil, err
@@ -563,6 +564,9 @@ func startDriver(ctx context.Context, c *core, snapshots *SnapshotStore, durable
 	}
 	if applied > c.log.last() {
 		return nil, fmt.Errorf("raft: the state machine of node %s has applied entry %d, and its log ends at %d: one of them is another node's, or has lost something", id, applied, c.log.last())
+	}
+	if err := snapshots.clean(); err != nil {
+		return nil, fmt.Errorf("raft: node %s cannot clean up among its snapshots: %w", id, err)
 	}
 	for _, info := range snapshots.files.List() {
 		if info.Err != nil {

@@ -59,14 +59,14 @@ type simSettings struct {
 
 func drawSettings(random *rand.Rand) simSettings {
 	return simSettings{
-		nodes:        []int{1, 3, 3, 3, 3, 5, 5}[random.IntN(7)],
+		nodes:        []int{1, 3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 5}[random.IntN(12)],
 		cacheBytes:   []int{1, 2 << 10, 1 << 20}[random.IntN(3)],
 		batchBytes:   []int{300, 4 << 10, 1 << 20}[random.IntN(3)],
 		window:       []int{1, 4, 64}[random.IntN(3)],
 		segmentBytes: []int64{1 << 10, 4 << 10, 64 << 10}[random.IntN(3)],
 		pending:      []int{1 << 10, 1 << 20}[random.IntN(2)],
 		unapplied:    []int{1 << 10, 1 << 20}[random.IntN(2)],
-		snapshots:    []int{0, 5, 5, 10, 10, 20}[random.IntN(6)],
+		snapshots:    []int{0, 5, 5, 5, 5, 10, 10, 10, 10, 20, 20, 20}[random.IntN(12)],
 		trailing:     []int{1, 5, 10}[random.IntN(3)],
 		chunkBytes:   []int{100, 300, 1 << 20}[random.IntN(3)],
 		snapshotRate: []int{1 << 10, 1 << 20}[random.IntN(2)],

@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -280,8 +281,11 @@ func TestS12DamageThatNothingCoversIsRefused(t *testing.T) {
 	eachBit(len(whole.Files()[newest]), func(offset int64, bit byte) {
 		disk := whole.CrashClone(vfs.CrashKill, 0)
 		require.NoError(t, disk.Corrupt(newest, offset, bit))
+		left, err := disk.Create(path.Dir(newest) + "/left.tmp")
+		require.NoError(t, err)
+		require.NoError(t, left.Close())
 		before := disk.Files()
-		_, err := startOn(r, disk)
+		_, err = startOn(r, disk)
 		var corrupt *CorruptError
 		if errors.As(err, &corrupt) {
 			require.Equal(t, newest, corrupt.File)

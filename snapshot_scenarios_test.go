@@ -166,8 +166,8 @@ func TestS15ReceiverRestartsInATransfer(t *testing.T) {
 		c.start(behind)
 		began := time.Now()
 		c.eventually(10*time.Second, "it goes on", func() bool { return c.received(behind) > 0 })
-		time.Sleep(heartbeat)
-		require.InDelta(t, rate, c.status(behind).Receiving.BytesPerSecond, rate/2, "what was there did not come now")
+		time.Sleep(time.Second) // of virtual time: a rate is told from some chunks
+		require.InDelta(t, rate, c.status(behind).Receiving.BytesPerSecond, rate/5, "what was there did not come now")
 		c.caughtUp(10*time.Second, behind, leader)
 		require.EqualValues(t, 1, c.pile(behind).restored.Load())
 		require.Less(t, sent.Load()-before, int64(size-16<<20+1<<20), "two syncs of 8 MiB each were there")
@@ -435,7 +435,6 @@ func TestSnapshotsAreAsRareAsTheStateIsLarge(t *testing.T) {
 // F7: a snapshot that takes ten seconds to write, or a state that takes as long to copy, and clients that go on writing: no heartbeat is missed, no leader deposed. The
 // clients do not notice it, unless the state machine makes them wait.
 func TestF7TakingASnapshotHoldsUpNobody(t *testing.T) {
-	t.Parallel()
 	const takes = 10 * time.Second
 	raft.WithoutVerification(t)
 	for name, test := range map[string]struct {

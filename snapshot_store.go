@@ -56,6 +56,9 @@ func (s *SnapshotStore) join(fingerprint [16]byte) {
 	s.files.Join(fingerprint)
 }
 
+// clean removes what a process has left behind that ended in the middle of something.
+func (s *SnapshotStore) clean() error { return diskError(s.files.Clean()) }
+
 // close lets go of the files that are kept open to be sent.
 func (s *SnapshotStore) close() (err error) {
 	s.mu.Lock()

@@ -1019,6 +1019,23 @@ func TestTCPVersions(t *testing.T) {
 	refused.ended(t)
 }
 
+// callsRaw has the node's next call to the peer "raw" answered by hand, from the
+// answer to its hello on.
+func (n *tcpNode) callsRaw(t *testing.T, serve func(conn net.Conn, r *bufio.Reader)) {
+	listener := listen(t)
+	n.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		wire.ReadHello(r)
+		serve(conn, r)
+	}()
+}
+
 // A peer's error and nonsense in place of a response.
 func TestTCPBadResponses(t *testing.T) {
 	first, _ := newTCPPair(t, time.Second)
@@ -1037,25 +1054,16 @@ func TestTCPBadResponses(t *testing.T) {
 		"other kind":   {kindVote + kindResponse, "\x90", ErrInvalidMessage, true},
 		"nil fields":   {kindHeartbeat + kindResponse, "\x93\xc0\xc0\xc0", ErrInvalidMessage, true},
 	} {
-		listener := listen(t)
-		a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
 		ended := make(chan error, 1)
-		go func() {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			r := bufio.NewReader(conn)
-			wire.ReadHello(r)
+		a.callsRaw(t, func(conn net.Conn, r *bufio.Reader) {
 			conn.Write((&wire.Welcome{Version: 1}).Append(nil))
 			body, _ := wire.ReadFrame(r, &wire.Gate{})
 			_, id, _, _ := wire.ParseBody(body)
 			conn.Write(rawFrame(t, kindHeartbeat+kindResponse, id+1, []byte{0x90})) // nobody waits for this
 			conn.Write(rawFrame(t, test.kind, id, []byte(test.message)))
-			_, err = io.Copy(io.Discard, r)
+			_, err := io.Copy(io.Discard, r)
 			ended <- err
-		}()
+		})
 		_, err := a.CallHeartbeat(testContext(t), "raw", &Heartbeat{Header: Header{From: "a", To: "raw"}})
 		require.Error(t, err, name)
 		if test.is != nil {
@@ -1075,16 +1083,7 @@ func TestTCPBadResponses(t *testing.T) {
 func TestTCPAnswersOutOfOrder(t *testing.T) {
 	first, _ := newTCPPair(t, time.Second)
 	a := startTCP(t, first)
-	listener := listen(t)
-	a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
-	go func() {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		r := bufio.NewReader(conn)
-		wire.ReadHello(r)
+	a.callsRaw(t, func(conn net.Conn, r *bufio.Reader) {
 		conn.Write((&wire.Welcome{Version: 1}).Append(nil))
 		var ids []uint64
 		for range 2 {
@@ -1097,7 +1096,7 @@ func TestTCPAnswersOutOfOrder(t *testing.T) {
 			conn.Write(rawFrame(t, kindStreamedAppend+kindResponse, id, answer))
 		}
 		io.Copy(io.Discard, r)
-	}()
+	})
 	stream, events := openTestStream(a.transportNode, "raw")
 	defer stream.Close()
 	for i := range Index(2) {
@@ -1111,17 +1110,9 @@ func TestTCPAnswersOutOfOrder(t *testing.T) {
 func TestTCPRefusalWithAHugeCode(t *testing.T) {
 	first, _ := newTCPPair(t, time.Second)
 	a := startTCP(t, first)
-	listener := listen(t)
-	a.UpdatePeers(map[NodeID]string{"raw": listener.Addr().String()})
-	go func() {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		wire.ReadHello(bufio.NewReader(conn))
+	a.callsRaw(t, func(conn net.Conn, _ *bufio.Reader) {
 		conn.Write((&wire.Refusal{Code: 1<<16 + uint64(CodeOutcomeUnknown), Reason: "no"}).Append(nil))
-	}()
+	})
 	_, err := a.CallHeartbeat(testContext(t), "raw", &Heartbeat{Header: Header{From: "a", To: "raw"}})
 	assert.ErrorIs(t, err, ErrUnreachable)
 	var remote *RemoteError

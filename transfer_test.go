@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"runtime/debug"
 	"runtime/metrics"
 	"slices"
 	"sync"
@@ -40,6 +41,7 @@ const transferClients = 64
 // nothing else to do.
 func TestTransferOfALargeState(t *testing.T) {
 	raft.WithoutVerification(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(100)) // as users have it
 	size := int64(*transferMiB) << 20
 	c := startTransfer(t, size)
 	few := size / (8 << 10) // commands

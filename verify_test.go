@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 // The tests in package raft_test that run long, and compare the results of all
 // nodes themselves, call it.
 func WithoutVerification(t testing.TB) {
+	t.Setenv("WITHOUT_VERIFICATION", "1") // parallel tests may not: it is for all drivers of the process
 	verifySteps = false
 	t.Cleanup(func() { verifySteps = true })
 }

@@ -25,7 +25,7 @@ func TestReadersBesideWriterAndReceiver(t *testing.T) {
 			if testenv.Brief() {
 				rounds = 30
 			}
-			s, err := Open(fs, filepath.ToSlash(t.TempDir()), small(1))
+			s, err := openClean(fs, filepath.ToSlash(t.TempDir()), small(1))
 			require.NoError(t, err)
 			mustTake(t, s, at(1))
 			var files []sent

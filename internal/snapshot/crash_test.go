@@ -46,7 +46,7 @@ func leaving(id ID) step {
 		if _, err := take(s, id, false); err != nil {
 			return s, err
 		}
-		return Open(c.disk, dir, c.options)
+		return openClean(c.disk, dir, c.options)
 	}}
 }
 
@@ -73,7 +73,7 @@ func interrupting(f sent, percent int64, closed bool) step {
 		if closed {
 			return s, r.Close()
 		}
-		return Open(c.disk, dir, c.options)
+		return openClean(c.disk, dir, c.options)
 	}}
 }
 
@@ -178,7 +178,7 @@ func (c *crasher) survive(disk *vfs.Memory, at string) {
 	if c.deep {
 		c.crashInOpen(disk, at)
 	}
-	s, err := Open(disk, dir, c.options)
+	s, err := openClean(disk, dir, c.options)
 	require.NoError(c.t, err, at)
 	found := c.look(s, at)
 	require.True(c.t, holds(found, c.before) || holds(found, c.after), "%s: found %v, want %v or %v", at, found, c.before, c.after)
@@ -236,7 +236,7 @@ func (c *crasher) look(s *Store, at string) []ID {
 
 // same cuts the power, and then everything must be there.
 func (c *crasher) same(disk *vfs.Memory, want []ID, at string) {
-	s, err := Open(disk.CrashClone(vfs.CrashLose, 0), dir, c.options)
+	s, err := openClean(disk.CrashClone(vfs.CrashLose, 0), dir, c.options)
 	require.NoError(c.t, err, at)
 	found := c.look(s, at)
 	require.True(c.t, holds(found, want), "%s: found %v, want %v", at, found, want)
@@ -271,7 +271,7 @@ func (c *crasher) crashInOpen(disk *vfs.Memory, at string) {
 		}
 		return nil
 	})
-	_, err := Open(disk, dir, c.options)
+	_, err := openClean(disk, dir, c.options)
 	require.NoError(c.t, err, at)
 }
 

@@ -84,7 +84,7 @@ func TestEveryBit(t *testing.T) {
 		file[bit/8] ^= 1 << (bit % 8)
 		if bit/32 == 2 && file[11] != 0 {
 			disk := with(t, f.ID, file)
-			_, err := Open(disk, dir, small(1))
+			_, err := openClean(disk, dir, small(1))
 			require.ErrorAs(t, err, new(vfs.NewerError), "bit %d is one of the version", bit)
 			continue
 		}
@@ -177,7 +177,7 @@ func TestNewerVersion(t *testing.T) {
 	require.NoError(t, disk.Put(dir+"/"+fileName(at(2)), source(t, at(2), 1).bytes))
 	require.NoError(t, disk.Put(dir+"/"+tempName(at(4), 1), nil))
 	before := disk.Files()
-	_, err := Open(disk, dir, small(1))
+	_, err := openClean(disk, dir, small(1))
 	var newer vfs.NewerError
 	require.ErrorAs(t, err, &newer)
 	require.Equal(t, vfs.NewerError{Have: 2, Known: 1}, newer)

@@ -5,6 +5,7 @@
 // more in memory than one chunk and the metadata.
 //
 //	store, err := snapshot.Open(vfs.OS(), "node1.raft/snapshots", snapshot.Options{Fingerprint: cluster})
+//	err = store.Clean() // once what there is has turned out to be of use
 //	w, err := store.Create(snapshot.ID{Index: 1000, Term: 3}, configuration)
 //	_, err = io.Copy(w, state)
 //	info, err := w.Commit()
@@ -24,7 +25,7 @@
 // What internal/wal assumes: after a sync that returned without an error the bytes
 // of the file are there, and stay unless they rot; a sync that failed says nothing
 // about them, whatever a later one says. So nothing is written to a file after an
-// error, and it is removed at once, or else when the directory is opened next.
+// error, and it is removed at once, or else by [Store.Clean] of the next process.
 //
 // # Files
 //
@@ -38,7 +39,7 @@
 // open on some systems, is tried again after the next snapshot.
 //
 // A .tmp is a snapshot that this node takes. If one is there when the directory is
-// opened, nobody will finish it, and it is removed. A .part is one that is being
+// opened, nobody will finish it, and [Store.Clean] removes it. A .part is one that is being
 // received, and goes on: there is one at most.
 //
 // All numbers are big endian. Checksums are CRC-32C, each of everything in its

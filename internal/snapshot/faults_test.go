@@ -233,7 +233,7 @@ func TestFaultWhileOpening(t *testing.T) {
 		disk := disk.CrashClone(vfs.CrashKeep, 0)
 		f := &faulty{first: first, last: first, err: vfs.ErrIO}
 		disk.Inject(f.hook)
-		s, err := Open(disk, dir, small(1))
+		s, err := openClean(disk, dir, small(1))
 		disk.Inject(nil)
 		if len(f.hit) == 0 {
 			require.NoError(t, err)

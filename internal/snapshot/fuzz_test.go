@@ -83,7 +83,7 @@ func FuzzOpen(f *testing.F) {
 
 // readThrough reads a file in every way.
 func readThrough(t *testing.T, disk *vfs.Memory) (metadata, data []byte, err error) {
-	s, err := Open(disk, dir, small(1))
+	s, err := openClean(disk, dir, small(1))
 	if err != nil {
 		return nil, nil, err
 	}

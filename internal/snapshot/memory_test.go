@@ -64,9 +64,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	want := generated{size: size}.checksum()
 	fs := unsynced{vfs.OS()}
 	base := filepath.ToSlash(t.TempDir())
-	here, err := Open(fs, base+"/here", Options{})
+	here, err := openClean(fs, base+"/here", Options{})
 	require.NoError(t, err)
-	there, err := Open(fs, base+"/there", Options{})
+	there, err := openClean(fs, base+"/there", Options{})
 	require.NoError(t, err)
 	metadata := noise(1, 1000)
 
@@ -79,7 +79,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		require.NoError(t, err)
 	}), uint64(bound))
 	require.Less(t, allocatedBy(func() {
-		_, err := Open(fs, base+"/here", Options{})
+		_, err := openClean(fs, base+"/here", Options{})
 		require.NoError(t, err)
 	}), uint64(bound/8))
 	require.Less(t, allocatedBy(func() { require.NoError(t, here.Verify(t.Context(), at(10))) }), uint64(bound))
@@ -127,9 +127,9 @@ func BenchmarkSnapshot(b *testing.B) {
 	const size = 64 << 20
 	block := noise(1, 1<<20)
 	base := filepath.ToSlash(b.TempDir())
-	here, err := Open(vfs.OS(), base+"/here", Options{})
+	here, err := openClean(vfs.OS(), base+"/here", Options{})
 	require.NoError(b, err)
-	there, err := Open(vfs.OS(), base+"/there", Options{})
+	there, err := openClean(vfs.OS(), base+"/there", Options{})
 	require.NoError(b, err)
 	index := uint64(0)
 	write := func() {

@@ -35,9 +35,21 @@ func small(seed uint64) Options {
 	}
 }
 
+// openClean opens a directory and removes what was left behind there.
+func openClean(fs vfs.FS, dir string, options Options) (*Store, error) {
+	s, err := Open(fs, dir, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Clean(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 func open(t testing.TB, fs vfs.FS, options Options) *Store {
 	t.Helper()
-	s, err := Open(fs, dir, options)
+	s, err := openClean(fs, dir, options)
 	require.NoError(t, err)
 	return s
 }
@@ -397,7 +409,7 @@ func TestWrongArguments(t *testing.T) {
 	} {
 		options := small(1)
 		change(&options)
-		_, err := Open(disk, dir, options)
+		_, err := openClean(disk, dir, options)
 		require.ErrorContains(t, err, "want positive numbers")
 	}
 	s := open(t, disk, Options{})
@@ -464,7 +476,7 @@ func TestOpenMakesNamesDurable(t *testing.T) {
 
 func ExampleStore() {
 	disk := vfs.NewMemory()
-	store, _ := Open(disk, "snapshots", Options{})
+	store, _ := openClean(disk, "snapshots", Options{})
 	w, _ := store.Create(ID{Index: 1000, Term: 3}, []byte("members"))
 	fmt.Fprint(w, "the state")
 	info, _ := w.Commit()

@@ -88,6 +88,8 @@ type Store struct {
 	dir     string
 	options Options
 
+	leftovers []string // until Clean, which is called before anything is written
+
 	naming sync.Mutex // held while a file gets its name and older ones go
 
 	mu        sync.Mutex // guards what follows; never held for I/O
@@ -99,7 +101,8 @@ type Store struct {
 
 // Open opens the snapshots in a directory, which it makes if need be and which the
 // caller has locked. Files that are damaged as far as header and trailer show are
-// listed with their error.
+// listed with their error. It changes no file: call Clean once the snapshots are known
+// to be of use.
 func Open(fs vfs.FS, dir string, options Options) (*Store, error) {
 	if err := options.complete(); err != nil {
 		return nil, err
@@ -108,14 +111,8 @@ func Open(fs vfs.FS, dir string, options Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{fs: fs, dir: dir, options: options}
-	leftovers, err := s.list()
-	if err != nil {
+	if err := s.list(); err != nil {
 		return nil, err
-	}
-	for _, name := range leftovers {
-		if err := s.remove(name); err != nil {
-			return nil, err
-		}
 	}
 	if err := fs.SyncDir(dir); err != nil { // what was found counts from now on
 		return nil, err
@@ -123,11 +120,26 @@ func Open(fs vfs.FS, dir string, options Options) (*Store, error) {
 	return s, nil
 }
 
+// Clean removes what a process has left behind that ended in the middle of something.
+// It is called before anything is written.
+func (s *Store) Clean() error {
+	if len(s.leftovers) == 0 {
+		return nil
+	}
+	for _, name := range s.leftovers {
+		if err := s.remove(name); err != nil {
+			return err
+		}
+	}
+	s.leftovers = nil
+	return s.fs.SyncDir(s.dir)
+}
+
 // list finds out what there is, and what should not be.
-func (s *Store) list() (leftovers []string, err error) {
+func (s *Store) list() error {
 	names, err := s.fs.List(s.dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var partials []Info
 	for _, name := range names {
@@ -137,13 +149,13 @@ func (s *Store) list() (leftovers []string, err error) {
 		case whole:
 			info, err := s.inspect(name, id)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			s.files = append(s.files, info)
 		case part:
 			partials = append(partials, partial)
 		case strings.HasSuffix(name, tempSuffix), strings.HasSuffix(name, partialSuffix):
-			leftovers = append(leftovers, name)
+			s.leftovers = append(s.leftovers, name)
 		}
 	}
 	slices.SortFunc(s.files, newestFirst)
@@ -152,10 +164,10 @@ func (s *Store) list() (leftovers []string, err error) {
 		if s.partial == nil && s.wanted(info.ID) == nil {
 			s.partial = &info
 		} else {
-			leftovers = append(leftovers, partialName(info))
+			s.leftovers = append(s.leftovers, partialName(info))
 		}
 	}
-	return leftovers, nil
+	return nil
 }
 
 func newestFirst(a, b Info) int { return b.Compare(a.ID) }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
@@ -18,7 +17,6 @@ type walker struct {
 	offset int64 // of the next part
 	read   int64 // how much content there was before it, of metadata and data
 	buffer []byte
-	busy   int64 // how much was read since others were let run
 }
 
 // newWalker starts behind the header.
@@ -50,7 +48,6 @@ func (w *walker) next(limit int64) (content []byte, ok bool, err error) {
 	if length == 0 || w.offset+length > limit {
 		return nil, false, nil
 	}
-	w.letOthersRun(length)
 	b := w.buffer[:length]
 	if err := readFull(w.file, w.name, b, w.offset); err != nil {
 		return nil, false, err
@@ -66,17 +63,6 @@ func (w *walker) next(limit int64) (content []byte, ok bool, err error) {
 	w.offset += length
 	w.read += int64(len(content))
 	return content, true, nil
-}
-
-// letOthersRun pauses now and then. A large state keeps a processor busy for seconds,
-// and the network is looked at by idle ones: heartbeats and the writes of clients
-// would be late meanwhile. It costs some percent of the time.
-func (w *walker) letOthersRun(length int64) {
-	const most, pause = 2 << 20, 100 * time.Microsecond
-	if w.busy += length; w.busy >= most {
-		w.busy = 0
-		time.Sleep(pause)
-	}
 }
 
 func corruptTrailer(name string, offset int64) error {
