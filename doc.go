@@ -289,7 +289,7 @@
 //	replication.go       AppendEntries, progress of followers, the commit rule
 //	membership.go        members, their configurations, the first one, incarnations
 //	configurations.go    which configuration is in force, with the log and back
-//	membership_change.go the rules of changing it: one voter at once, or a joint phase
+//	membership_change.go  the rules of changing it: one voter at once, or a joint phase
 //	leadership_transfer.go  a successor on request
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader

@@ -236,7 +236,7 @@ func TestHouseFileMapIsComplete(t *testing.T) {
 // The Go code in README.md and in the package comment is the code of the
 // examples, which the tests run.
 func TestHouseShownCodeRuns(t *testing.T) {
-	examples := read(t, "example_test.go")
+	examples := read(t, "example_test.go") + read(t, "example_members_test.go")
 	shown := 0
 	for _, block := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
 		shown++
@@ -271,7 +271,7 @@ func checkShown(t *testing.T, where, code, examples string) {
 			return
 		}
 	}
-	t.Errorf("%s shows code that is not in example_test.go:\n%s", where, code)
+	t.Errorf("%s shows code that is in no example:\n%s", where, code)
 }
 
 // README.md explains every setting and every error.
