@@ -58,8 +58,14 @@ func (n *Node) takeOut(id NodeID, err error) error {
 	return err
 }
 
+// member returns the member of that id, if this node leads and nothing that may be
+// rolled back says so: else a call that finds nothing to do would promise too much.
 func (n *Node) member(id NodeID) (Member, bool) {
-	return configuration{members: n.Status().Members}.member(id)
+	s := n.Status()
+	if s.Role != Leader || s.ConfigurationIndex > s.CommitIndex {
+		return Member{}, false
+	}
+	return configuration{members: s.Members}.member(id)
 }
 
 // AddLearner has a member join that is sent everything and counts for nothing. It

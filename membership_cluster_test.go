@@ -51,6 +51,7 @@ func TestVoterIsAdded(t *testing.T) {
 		require.Equal(t, []string{"1", "2"}, c.equal())
 		require.NoError(t, c.node(leader).AddVoter(within(t), newMember("d")), "it is one")
 		require.ErrorIs(t, c.node(leader).AddVoter(within(t), raft.Member{ID: "d", Address: "elsewhere"}), raft.ErrMemberExists)
+		require.ErrorIs(t, c.node("d").AddVoter(within(t), newMember("d")), raft.ErrNotLeader, "a follower may not know that it was taken out")
 
 		c.stop("d") // and comes back as a member
 		c.start("d")
@@ -68,6 +69,7 @@ func TestLearnersCountForNothing(t *testing.T) {
 			c.join(id)
 			require.NoError(t, c.node("a").AddLearner(within(t), newMember(id)))
 			require.NoError(t, c.node("a").AddLearner(within(t), newMember(id)), "there it is")
+			require.ErrorIs(t, c.node(id).AddLearner(within(t), newMember(id)), raft.ErrNotLeader)
 		}
 		c.propose("a", "1")
 		require.Equal(t, []string{"1"}, c.equal())
