@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,14 +21,17 @@ const usage = `Usage:
   kv_store                  three nodes in one process
   kv_store -id a            one node of them; run the others in other terminals
   kv_store -id a -raft 127.0.0.1:5001 -http 127.0.0.1:8001 -peers a=127.0.0.1:5001=127.0.0.1:8001,...
+  kv_store -id d -raft 127.0.0.1:5004 -http 127.0.0.1:8004 -join
+                            a fourth one, which waits until POST /members adds it
 
 Each node keeps its data in a directory of its own, a.raft for node a, and goes
 on from there when it is started again, however it ended before. The first start
 makes the directory, and -peers says who founds the cluster. Later starts want
-the same directory and the same -peers. A node whose directory is lost cannot
-come back: the others do not count it any more. From time to time, or when it is
-asked to, a node writes all keys and values to a snapshot there, and forgets the
-commands that led to them.
+the same directory and the same -peers. A node whose directory is lost does not
+count any more: take it out with DELETE /members/{id}, start it with -join, and add
+it again. The process of a node that is taken out ends, with exit status 0. From
+time to time, or when it is asked to, a node writes all keys and values to a
+snapshot there, and forgets the commands that led to them.
 
 `
 
@@ -43,9 +47,10 @@ type member struct {
 
 // options are what the flags say.
 type options struct {
-	members []member // the whole cluster, in the order of -peers
+	members []member // who founded the cluster, in the order of -peers
 	local   []member // those that this process runs
 	single  bool     // -id was given
+	join    bool     // -join: it is no founder, or not as such
 	data    string   // -data
 	segment int      // -segment-bytes; 0: as raft has it
 	entries int      // -snapshot-entries; 0: as raft has it
@@ -55,6 +60,9 @@ type options struct {
 func (o options) config(id raft.NodeID) raft.Config {
 	peers := o.peers()
 	config := raft.NewConfig(id, peers[id], peers)
+	if o.join {
+		config = raft.Config{ID: id, Address: o.local[0].raft, Join: true}
+	}
 	config.DataDir = o.dataDir(id)
 	config.SegmentBytes = o.segment
 	config.SnapshotEntries = o.entries
@@ -89,14 +97,6 @@ func (o options) peers() map[raft.NodeID]string {
 	return peers
 }
 
-func (o options) webs() map[raft.NodeID]string {
-	webs := map[raft.NodeID]string{}
-	for _, m := range o.members {
-		webs[m.id] = m.http
-	}
-	return webs
-}
-
 // parseFlags reads the command line. If that does not work, it writes all
 // problems at once and the usage to stderr, and returns an error.
 func parseFlags(args []string, stderr io.Writer) (options, error) {
@@ -109,10 +109,11 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	id := flags.String("id", "", "the `node` that this process runs; empty: all of them")
 	raftAddress := flags.String("raft", "", "`address` for the other nodes, as in -peers, which is the default")
 	httpAddress := flags.String("http", "", "`address` for clients, as in -peers, which is the default")
+	join := flags.Bool("join", false, "with -id, -raft and -http: wait to be added to the cluster that -peers founded")
 	data := flags.String("data", "", "`directory` with the data: with -id that of the node, by default <id>.raft;\nwithout, the one that holds <id>.raft of each node, by default the working directory")
 	segment := flags.Int("segment-bytes", 64<<20, "the `size` of the files that the log consists of; space for two of them is reserved for\neach node")
 	entries := flags.Int("snapshot-entries", 100_000, "take a snapshot and compact the log after so many `commands`, and keep a tenth of them")
-	peers := flags.String("peers", defaultPeers, "all nodes, this one included, the same on each: `id=raft=http,...`")
+	peers := flags.String("peers", defaultPeers, "the nodes that found the cluster, the same on each: `id=raft=http,...`")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err // the flag package has written it
 	}
@@ -125,28 +126,20 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	if err != nil {
 		problems = append(problems, err)
 	}
-	o := options{members: members, local: members, single: *id != "", data: *data, segment: *segment, entries: *entries}
-	if err == nil {
+	o := options{members: members, single: *id != "", join: *join, data: *data, segment: *segment, entries: *entries}
+	var localErr error
+	if o.local, localErr = o.pick(raft.NodeID(*id), *raftAddress, *httpAddress); localErr != nil {
+		problems = append(problems, localErr)
+	}
+	if err == nil && !(o.join && localErr != nil) {
 		// The rest is raft's business: it checks ids, for example. NewNode does no
 		// I/O, so making a node only for its error is cheap.
-		_, err := raft.NewNode(o.config(members[0].id), newStore(), raft.NewTCPTransport(nil, 0))
-		if err != nil {
+		one := members[0]
+		if o.join {
+			one = o.local[0]
+		}
+		if _, err := raft.NewNode(o.config(one.id), newStore(), raft.NewTCPTransport(nil, 0)); err != nil {
 			problems = append(problems, err)
-		}
-	}
-	if *id != "" {
-		if o.local = find(members, raft.NodeID(*id)); o.local == nil {
-			problem("-id %s: -peers has no such node", *id)
-		}
-	} else if *raftAddress != "" || *httpAddress != "" {
-		problem("-raft and -http go with -id; without it, -peers has the addresses")
-	}
-	for _, m := range o.local {
-		if *id != "" && *raftAddress != "" && *raftAddress != m.raft {
-			problem("-raft %s: -peers has node %s at %s", *raftAddress, m.id, m.raft)
-		}
-		if *id != "" && *httpAddress != "" && *httpAddress != m.http {
-			problem("-http %s: -peers has node %s at %s", *httpAddress, m.id, m.http)
 		}
 	}
 	if o.single && o.data != "" {
@@ -165,13 +158,41 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	return options{}, err
 }
 
-func find(members []member, id raft.NodeID) []member {
-	for _, m := range members {
-		if m.id == id {
-			return []member{m}
-		}
+// pick returns the nodes that this process runs: one that joins, one of -peers, or
+// with an empty id all of these.
+func (o options) pick(id raft.NodeID, raftAddress, httpAddress string) ([]member, error) {
+	switch {
+	case o.join && id == "":
+		return nil, errors.New("-join goes with -id, -raft and -http")
+	case o.join:
+		err := errors.Join(named("-raft", checkAddress(raftAddress)), named("-http", checkAddress(httpAddress)))
+		return []member{{id, raftAddress, httpAddress}}, err
+	case id == "" && raftAddress+httpAddress != "":
+		return o.members, errors.New("-raft and -http go with -id; without it, -peers has the addresses")
+	case id == "":
+		return o.members, nil
 	}
-	return nil
+	i := slices.IndexFunc(o.members, func(m member) bool { return m.id == id })
+	if i < 0 {
+		return nil, fmt.Errorf("-id %s: -peers has no such node; one that is to join the others takes -join", id)
+	}
+	m := o.members[i]
+	var problems []error
+	if raftAddress != "" && raftAddress != m.raft {
+		problems = append(problems, fmt.Errorf("-raft %s: -peers has node %s at %s", raftAddress, id, m.raft))
+	}
+	if httpAddress != "" && httpAddress != m.http {
+		problems = append(problems, fmt.Errorf("-http %s: -peers has node %s at %s", httpAddress, id, m.http))
+	}
+	return []member{m}, errors.Join(problems...)
+}
+
+// named says what an error is about.
+func named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // parsePeers reads id=raft=http,... and reports every problem.

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,20 @@ const (
 //	POST   /kv/{key}?if-absent  sets the value to the body if there is none, else 409
 //	GET    /status              what this node knows about the cluster
 //	POST   /snapshot            has this node take a snapshot now
+//	GET    /members             the members, as this node knows them
+//	POST   /members?id=&raft=&http=
+//	                            adds a voter, once it has caught up; with &role=learner a
+//	                            member that counts for nothing; with &replace=id a voter that
+//	                            takes the place of that member; &priority= says how much it is
+//	                            preferred as leader. One that there is gets this HTTP address
+//	                            and priority
+//	DELETE /members/{id}        takes a member out
+//	POST   /transfer?to=id      has another voter lead; without to the most up-to-date one
+//
+// A change of members is refused with 409 while another one goes on, and for an id that
+// there is with another address, with 404 for a member that there is not, with 400 if it
+// makes no sense, and with 502 if the newcomer does not answer. A transfer that fails is
+// a 409.
 //
 // The old value of a compare-and-set is a part of the URL. URL and headers
 // together have room for 64 KiB; beyond that the server answers 431 by itself.
@@ -52,9 +68,9 @@ const (
 //	not_accepted  it did not happen and will not: a retry is safe
 //	unknown       it may happen or not: a retry may do it twice
 type api struct {
-	node    node
-	web     map[raft.NodeID]string // the HTTP address of each node
-	timeout time.Duration          // how long a request may wait for a majority
+	node     node
+	founders []member
+	timeout  time.Duration // how long a request may wait for a majority
 }
 
 // node is what the api needs of a *raft.Node. An interface, so that tests can
@@ -63,27 +79,46 @@ type node interface {
 	Propose(ctx context.Context, command []byte) (raft.Result, error)
 	TakeSnapshot(ctx context.Context) (raft.Index, error)
 	Status() raft.Status
+
+	AddVoter(ctx context.Context, m raft.Member) error
+	AddLearner(ctx context.Context, m raft.Member) error
+	RemoveMember(ctx context.Context, id raft.NodeID) error
+	ChangeMembers(ctx context.Context, expected raft.Index, changes ...raft.MemberChange) (raft.Index, error)
+	TransferLeadership(ctx context.Context, to raft.NodeID) error
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// No http.ServeMux here: it would clean "/kv/a//b" and "/kv/..", which
 	// are keys like any other.
-	key, isKey := strings.CutPrefix(r.URL.Path, "/kv/")
-	switch {
-	case isKey:
+	if key, isKey := strings.CutPrefix(r.URL.Path, "/kv/"); isKey {
 		a.serveKey(w, r, key)
-	case r.URL.Path == "/status" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
-		a.serveStatus(w)
-	case r.URL.Path == "/status":
-		w.Header().Set("Allow", "GET, HEAD")
-		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for /status: want GET", r.Method))
-	case r.URL.Path == "/snapshot" && r.Method == http.MethodPost:
-		a.serveSnapshot(w, r)
-	case r.URL.Path == "/snapshot":
-		w.Header().Set("Allow", "POST")
-		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for /snapshot: want POST", r.Method))
+		return
+	}
+	page := r.URL.Path
+	if strings.HasPrefix(page, "/members/") {
+		page = "/members/{id}"
+	}
+	methods := a.pages()[page]
+	switch serve := methods[r.Method]; {
+	case methods == nil:
+		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key}, /status, /snapshot, /members or /transfer"))
+	case serve == nil:
+		allowed := slices.Sorted(maps.Keys(methods))
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		refuse(w, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for %s: want %s", r.Method, page, list(allowed)))
 	default:
-		refuse(w, http.StatusNotFound, errors.New("no such page: use /kv/{key}, /status or /snapshot"))
+		serve(w, r)
+	}
+}
+
+// pages are all pages but the keys, by path and method.
+func (a *api) pages() map[string]map[string]http.HandlerFunc {
+	return map[string]map[string]http.HandlerFunc{
+		"/status":       {"GET": a.serveStatus, "HEAD": a.serveStatus},
+		"/snapshot":     {"POST": a.serveSnapshot},
+		"/members":      {"GET": a.serveMembers, "HEAD": a.serveMembers, "POST": a.addMember},
+		"/members/{id}": {"DELETE": a.removeMember},
+		"/transfer":     {"POST": a.transfer},
 	}
 }
 
@@ -174,10 +209,13 @@ func readCommand(w http.ResponseWriter, r *http.Request, key string) (command, i
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var notLeader *raft.NotLeaderError
 	var refused *raft.ApplyError
+	leader := "" // its HTTP address, if this node knows it
+	if errors.As(err, &notLeader) {
+		leader = a.webs(a.node.Status().Members)[notLeader.Leader]
+	}
 	switch {
-	case errors.As(err, &notLeader) && a.web[notLeader.Leader] != "":
+	case leader != "":
 		// 307 and not 301 or 302: the client must keep the method and the body.
-		leader := a.web[notLeader.Leader]
 		// Clients resolve "/.." in a Location, which is part of a key here.
 		path := strings.ReplaceAll(r.URL.RequestURI(), "/.", "/%2E")
 		w.Header().Set("Location", "http://"+leader+path)
@@ -196,14 +234,20 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // serveStatus shows what this node knows, which is not linearizable: another
 // node may know more.
-func (a *api) serveStatus(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ") // for people
-	e.Encode(struct {
+func (a *api) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	s := a.node.Status()
+	writeJSON(w, struct {
 		raft.Status
 		HTTP map[raft.NodeID]string `json:"http"`
-	}{a.node.Status(), a.web})
+	}{s, a.webs(s.Members)})
+}
+
+// writeJSON answers with JSON for people.
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(v) // an error means that the client has gone
 }
 
 // serveSnapshot has this node take a snapshot, whether it leads or not. One that

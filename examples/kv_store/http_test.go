@@ -55,7 +55,7 @@ func startCluster(t *testing.T, electionTimeout time.Duration) *testCluster {
 		config := o.config(id)
 		config.ElectionTimeout = electionTimeout
 		config.Logger = logger
-		r, err := newReplica(config, o.webs(), c.network.Transport(id))
+		r, err := newReplica(config, o.members, c.network.Transport(id))
 		require.NoError(t, err)
 		running.Go(func() { assert.NoError(t, r.run(ctx, l)) })
 	}
@@ -234,8 +234,11 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"PATCH", "/kv/k", "v", 405, "method PATCH"},
 		{"DELETE", "/status", "", 405, "DELETE is not for /status"},
 		{"GET", "/snapshot", "", 405, "GET is not for /snapshot"},
-		{"GET", "/", "", 404, "use /kv/{key}, /status or /snapshot"},
-		{"GET", "/kv", "", 404, "use /kv/{key}, /status or /snapshot"},
+		{"GET", "/transfer", "", 405, "GET is not for /transfer: want POST"},
+		{"PUT", "/members", "", 405, "PUT is not for /members: want GET, HEAD and POST"},
+		{"GET", "/members/a", "", 405, "GET is not for /members/{id}: want DELETE"},
+		{"GET", "/", "", 404, "use /kv/{key}, /status"},
+		{"GET", "/kv", "", 404, "use /kv/{key}, /status"},
 	}
 	for i, test := range tests {
 		name := fmt.Sprintf("%s %.30s", test.method, test.path)
@@ -304,7 +307,10 @@ func testStatus(t *testing.T, cluster *testCluster) {
 	require.Equal(t, followers[0].id, s.ID)
 	require.Equal(t, raft.Follower.String(), s.Role)
 	require.Equal(t, leader.id, s.Leader)
-	require.Equal(t, options{members: cluster.members}.webs(), s.HTTP)
+	for _, m := range cluster.members {
+		require.Equal(t, m.http, s.HTTP[m.id])
+	}
+	require.Len(t, s.HTTP, len(cluster.members))
 }
 
 // testSnapshot takes a snapshot on each node, whether it leads or not.
@@ -451,7 +457,23 @@ func (n failingNode) TakeSnapshot(ctx context.Context) (raft.Index, error) {
 	}
 	return 0, n.err
 }
-func (n failingNode) Status() raft.Status { return raft.Status{} }
+func (n failingNode) AddVoter(context.Context, raft.Member) error           { return n.err }
+func (n failingNode) AddLearner(context.Context, raft.Member) error         { return n.err }
+func (n failingNode) RemoveMember(context.Context, raft.NodeID) error       { return n.err }
+func (n failingNode) TransferLeadership(context.Context, raft.NodeID) error { return n.err }
+func (n failingNode) ChangeMembers(context.Context, raft.Index, ...raft.MemberChange) (raft.Index, error) {
+	return 0, n.err
+}
+
+// Status has a founder, b, whose HTTP address -peers knows, one that has joined, c, and
+// one at another address than -peers says.
+func (n failingNode) Status() raft.Status {
+	return raft.Status{Members: []raft.Member{
+		{ID: "b", Address: "raft-b"}, {ID: "c", Address: "raft-c", Metadata: []byte("web-c")}, {ID: "d", Address: "raft-d"},
+	}}
+}
+
+var failingFounders = []member{{"b", "raft-b", "web-b"}, {"c", "raft-c", "web-of-old"}, {"d", "raft-elsewhere", "web-d"}}
 
 func TestErrorsBecomeStatusCodes(t *testing.T) {
 	unknown := &raft.OutcomeUnknownError{Index: 7, Term: 2, Cause: context.DeadlineExceeded}
@@ -462,6 +484,8 @@ func TestErrorsBecomeStatusCodes(t *testing.T) {
 		location string
 	}{
 		"another node leads":          {&raft.NotLeaderError{Leader: "b", Address: "raft-b"}, 307, "not_accepted", "http://web-b/kv/a%2Fb"},
+		"one that has joined leads":   {&raft.NotLeaderError{Leader: "c", Address: "raft-c"}, 307, "not_accepted", "http://web-c/kv/a%2Fb"},
+		"one that has moved leads":    {&raft.NotLeaderError{Leader: "d", Address: "raft-d"}, 503, "not_accepted", ""},
 		"a leader without an address": {&raft.NotLeaderError{Leader: "x"}, 503, "not_accepted", ""},
 		"no leader":                   {&raft.NotLeaderError{}, 503, "not_accepted", ""},
 		"wrapped":                     {fmt.Errorf("wrapped: %w", raft.ErrNotLeader), 503, "not_accepted", ""},
@@ -477,7 +501,7 @@ func TestErrorsBecomeStatusCodes(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := &api{failingNode{test.err}, map[raft.NodeID]string{"a": "web-a", "b": "web-b"}, time.Second}
+			a := &api{failingNode{test.err}, failingFounders, time.Second}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest("PUT", "/kv/a%2Fb", bytes.NewReader([]byte("v"))))
 			got := response{w.Code, w.Body.String(), w.Header()}

@@ -4,6 +4,7 @@
 //	store.go     the state machine: what is replicated
 //	snapshot.go  its snapshots: they are written while it goes on
 //	http.go      the API: requests become commands, errors become status codes
+//	members.go   the part of it that changes the members
 //	main.go      the wiring of all that to raft, start and stop
 //	flags.go     the command line
 //
@@ -26,6 +27,12 @@
 // so that neither the log nor a start grows with every command, or at once:
 //
 //	curl -X POST http://127.0.0.1:8001/snapshot
+//
+// With -join it runs a node that waits until it is added to a cluster that there is,
+// for good or in the place of another one, whose process then ends:
+//
+//	go run ./examples/kv_store -id d -raft 127.0.0.1:5004 -http 127.0.0.1:8004 -join
+//	curl -L -X POST 'http://127.0.0.1:8001/members?id=d&raft=127.0.0.1:5004&http=127.0.0.1:8004&replace=c'
 package main
 
 import (
@@ -35,6 +42,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -64,8 +72,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run returns the exit status: 0 after Ctrl-C or SIGTERM, 1 if something
-// failed, 2 for bad flags.
+// run returns the exit status: 0 after Ctrl-C or SIGTERM, and once the nodes were
+// taken out of the cluster, 1 if something failed, 2 for bad flags.
 func run(args []string, stdout, stderr io.Writer) int {
 	o, err := parseFlags(args, stderr)
 	switch {
@@ -82,11 +90,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "kv_store: %v\n", err)
 		return 1
 	}
-	fmt.Fprintf(stdout, "Stopped. The data is in %s: the same command goes on with it.\n", list(o.dataDirs()))
+	if ctx.Err() != nil {
+		fmt.Fprintf(stdout, "Stopped. The data is in %s: the same command goes on with it.\n", list(o.dataDirs()))
+	}
 	return 0
 }
 
-// serve runs the local nodes until ctx ends or one of them fails.
+// serve runs the local nodes until ctx ends, one of them fails, or all were taken out
+// of the cluster.
 func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer) error {
 	// All ports first: either the whole program starts, or nothing of it.
 	listeners, err := listenAll(o)
@@ -100,7 +111,7 @@ func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer)
 		transport := raft.NewTCPTransport(o.peers(), transportTimeout, raft.WithListener(listeners[m.raft]))
 		config := o.config(m.id)
 		config.Logger = logger.Named(string(m.id))
-		r, err := newReplica(config, o.webs(), transport)
+		r, err := newReplica(config, o.members, transport)
 		if err != nil {
 			return err // parseFlags has checked it: a mistake in this program
 		}
@@ -111,12 +122,16 @@ func serve(ctx context.Context, o options, logger *zap.Logger, stdout io.Writer)
 	for i, r := range replicas {
 		m := o.local[i]
 		running.Go(func() {
-			errs[i] = explain(r.run(ctx, listeners[m.http]), m.id, o.dataDir(m.id))
+			err := r.run(ctx, listeners[m.http])
+			if errors.Is(err, raft.ErrRemoved) {
+				fmt.Fprintf(stdout, "Node %s was removed from the cluster and has stopped. Its data is in %s: a start with -join\nwaits until it is added again.\n", m.id, o.dataDir(m.id))
+				return
+			}
+			errs[i] = explain(err, m.id, o.dataDir(m.id))
 			cancel() // all or none
 		})
 	}
-	greet(ctx, o, replicas[0].node, stdout)
-	<-ctx.Done()
+	running.Go(func() { greet(ctx, o, replicas[0].node, stdout) })
 	running.Wait()
 	return errors.Join(errs...)
 }
@@ -173,13 +188,13 @@ type replica struct {
 //
 // The store begins empty each time: the node has snapshots and the log in its data
 // directory, has the store restore the newest one, and applies what follows.
-func newReplica(config raft.Config, web map[raft.NodeID]string, transport raft.Transport) (*replica, error) {
+func newReplica(config raft.Config, founders []member, transport raft.Transport) (*replica, error) {
 	node, err := raft.NewNode(config, newStore(), transport)
 	if err != nil {
 		return nil, err
 	}
 	return &replica{node, &http.Server{
-		Handler: &api{node: node, web: web, timeout: requestTimeout},
+		Handler: &api{node: node, founders: founders, timeout: requestTimeout},
 		// No client may hold a connection for ever.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       20 * time.Second,
@@ -225,7 +240,12 @@ func (r *replica) run(ctx context.Context, listener net.Listener) error {
 func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nA replicated key-value store. Its data is in %s.\n", list(o.dataDirs()))
-	if len(o.local) < len(o.members) {
+	switch {
+	case o.join:
+		m := o.local[0]
+		fmt.Fprintf(&b, "This is node %s. If it is in no cluster yet it waits until one adds it:\n\n  curl -L -X POST 'http://%s/members?%s'\n",
+			m.id, o.members[0].http, m.query())
+	case len(o.local) < len(o.members):
 		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve. Kill any of them and start\n",
 			o.local[0].id, len(o.members)/2+1, len(o.members))
 		fmt.Fprintln(&b, "it again: it comes back with its data, and catches up.")
@@ -239,6 +259,13 @@ func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 			return
 		}
 	}
+}
+
+// query returns the parameters that POST /members wants, of a member with these
+// addresses.
+func (m member) query() string {
+	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "%3A", ":") } // for people
+	return fmt.Sprintf("id=%s&raft=%s&http=%s", escape(string(m.id)), escape(m.raft), escape(m.http))
 }
 
 // list joins names as people do: a, b and c.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,8 +38,15 @@ func TestFlags(t *testing.T) {
 		require.Equal(t, []member{{"x", "host:1", "host:2"}, {"y", "[::1]:3", "host:4"}}, o.members)
 		require.Equal(t, o.members[1:], o.local)
 		require.Equal(t, map[raft.NodeID]string{"x": "host:1", "y": "[::1]:3"}, o.peers())
-		require.Equal(t, map[raft.NodeID]string{"x": "host:2", "y": "host:4"}, o.webs())
 	}
+
+	o, err = parseFlags([]string{"-join", "-id", "z", "-raft", "host:5", "-http", "host:6", "-peers", pair}, io.Discard)
+	require.NoError(t, err)
+	require.Len(t, o.members, 2)
+	require.Equal(t, []member{{"z", "host:5", "host:6"}}, o.local)
+	require.Equal(t, []string{"z.raft"}, o.dataDirs())
+	require.True(t, o.config("z").Join)
+	require.Empty(t, o.config("z").Peers)
 }
 
 func TestDataDirectories(t *testing.T) {
@@ -85,6 +93,9 @@ func TestBadFlagsAreReportedAllAtOnce(t *testing.T) {
 		"small segments":  {[]string{"-segment-bytes", "1"}, []string{"SegmentBytes is 1: want 65536"}},
 		"no snapshots":    {[]string{"-snapshot-entries", "-1"}, []string{"SnapshotEntries is -1: want 1"}},
 		"data of all":     {[]string{"-id", "a", "-data", dir}, []string{"node a has its data in " + filepath.Join(dir, "a.raft")}},
+		"join, nobody":    {[]string{"-join"}, []string{"-join goes with -id, -raft and -http"}},
+		"join, nowhere":   {[]string{"-join", "-id", "d", "-raft", "h"}, []string{"-raft: address h: missing port", "-http: missing port"}},
+		"join, bad id":    {[]string{"-join", "-id", "d!", "-raft", "h:1", "-http", "h:2"}, []string{`ID "d!"`}},
 		"many": {[]string{"-id", "z", "-peers", "a=h=h:2,b=h:3,c=:4=h:5,d=h:6=h:0", "x"}, []string{
 			"want flags only", `node "a": address h: missing port`, `"b=h:3": want id=raft=http`,
 			"address :4: want a host and a port", "address h:0: want a host and a port", "-id z",
@@ -161,7 +172,7 @@ func TestDataThatANodeRefuses(t *testing.T) {
 }
 
 // serveInBackground runs the nodes of this process until stop is called. It
-// returns once they serve.
+// returns once they serve, or wait to be added.
 func serveInBackground(t *testing.T, o options) (out *safeBuffer, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -176,7 +187,7 @@ func serveInBackground(t *testing.T, o options) (out *safeBuffer, stop func()) {
 	for _, m := range o.local {
 		await(t, "node "+string(m.id), func() bool {
 			s, err := status(m.http)
-			return err == nil && s.Applied > 0
+			return err == nil && (o.join || s.Applied > 0)
 		})
 	}
 	return out, stop
@@ -329,12 +340,12 @@ func (c *processes) start(t *testing.T, members ...member) {
 }
 
 // launch starts the process of a node, always with the same data.
-func (c *processes) launch(t *testing.T, m member) {
+func (c *processes) launch(t *testing.T, m member, more ...string) {
 	t.Helper()
-	c.running[m.id] = startProcess(t, c.program, append([]string{
+	c.running[m.id] = startProcess(t, c.program, slices.Concat([]string{
 		"-id", string(m.id), "-raft", m.raft, "-http", m.http, "-peers", c.peers,
 		"-data", filepath.Join(c.dir, string(m.id)+".raft"),
-	}, c.more...)...)
+	}, c.more, more)...)
 }
 
 // kill ends processes, all at once and without their knowing.
@@ -451,20 +462,23 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// freePeers returns a -peers with ports that nobody uses. They lie below the
+// freePeers returns a -peers with ports that nobody uses.
+func freePeers(t *testing.T) string {
+	a := freeAddresses(t, 6)
+	return fmt.Sprintf("a=%s=%s,b=%s=%s,c=%s=%s", a[0], a[1], a[2], a[3], a[4], a[5])
+}
+
+// freeAddresses returns addresses with ports that nobody uses. They lie below the
 // range that systems take the ports of outgoing connections from, so that no
 // other test gets one by chance.
-func freePeers(t *testing.T) string {
-	var ports []any
-	for len(ports) < 6 {
-		port := 10000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+func freeAddresses(t *testing.T, n int) (addresses []string) {
+	for len(addresses) < n {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
 		if err != nil {
 			continue
 		}
 		defer l.Close() // once all are found, so that they differ
-		ports = append(ports, port)
+		addresses = append(addresses, l.Addr().String())
 	}
-	const address = "127.0.0.1:%d"
-	return fmt.Sprintf("a="+address+"="+address+",b="+address+"="+address+",c="+address+"="+address, ports...)
+	return addresses
 }
