@@ -106,11 +106,16 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 // value.
 type load struct {
 	clients []*loadClient
-	clock   atomic.Int64 // orders what ended before what began
+	members atomic.Pointer[[]member] // whom the clients ask
+	clock   atomic.Int64             // orders what ended before what began
 	acked   atomic.Int64
 	stop    chan struct{}
 	running sync.WaitGroup
 	failed  chan error // of a client: a promise that was broken
+
+	mu      sync.Mutex // guards what follows
+	lastAck time.Time
+	longest time.Duration // between two acknowledged writes
 }
 
 // write is one request to write a value.
@@ -138,23 +143,26 @@ const (
 // client adds a value by compare and set. A register has the last value that was
 // set, so that a write which is applied again, later, shows.
 type loadClient struct {
-	load    *load
-	id      int
-	http    *http.Client
-	members []member
-	count   int // of values
+	load  *load
+	id    int
+	http  *http.Client
+	count int // of values
 
 	part string // of the chain, as it was last seen
 	full int    // parts that are full
 
 	appends, sets []write
 	gets          int
+
+	failing time.Time     // since when no request of it has been served; zero: the last one was
+	outage  time.Duration // the longest such time
 }
 
 func startLoad(t *testing.T, members []member) *load {
-	l := &load{stop: make(chan struct{}), failed: make(chan error, killClients)}
+	l := &load{stop: make(chan struct{}), failed: make(chan error, killClients), lastAck: time.Now()}
+	l.members.Store(&members)
 	for i := range killClients {
-		c := &loadClient{load: l, id: i, members: members}
+		c := &loadClient{load: l, id: i}
 		c.http = client(t, func(c *http.Client) { c.Timeout = 2 * time.Second })
 		l.clients = append(l.clients, c)
 	}
@@ -208,6 +216,7 @@ func (c *loadClient) run() error {
 	for {
 		var f fate
 		var err error
+		began := time.Now()
 		switch rand.IntN(4) {
 		case 0:
 			f, err = c.set()
@@ -219,6 +228,7 @@ func (c *loadClient) run() error {
 		if err != nil {
 			return err
 		}
+		c.observe(f, began)
 		pause := time.Duration(0)
 		if f == unknown || f == refused {
 			pause = 5 * time.Millisecond // as Retry-After asks, in a hurry
@@ -229,6 +239,39 @@ func (c *loadClient) run() error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// observe notes how long the client asks in vain: from the start of a request that
+// fails to the end of the next one that is served.
+func (c *loadClient) observe(f fate, began time.Time) {
+	failed := f == unknown || f == refused
+	if failed && c.failing.IsZero() {
+		c.failing = began
+	}
+	if !c.failing.IsZero() {
+		c.outage = max(c.outage, time.Since(c.failing))
+	}
+	if !failed {
+		c.failing = time.Time{}
+	}
+}
+
+// acknowledged notes a write that was acknowledged just now.
+func (l *load) acknowledged() {
+	l.acked.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.longest = max(l.longest, now.Sub(l.lastAck))
+	l.lastAck = now
+}
+
+// outage returns the longest time that a client of an ended load has asked in vain.
+func (l *load) outage() (longest time.Duration) {
+	for _, c := range l.clients {
+		longest = max(longest, c.outage)
+	}
+	return longest
 }
 
 func chainKey(chain, part int) string { return fmt.Sprintf("/kv/chain%d/%d", chain, part) }
@@ -308,7 +351,8 @@ func (c *loadClient) begin() write {
 // send sends a request to any node, and notes what becomes of it. It returns the
 // value of the key if the answer has it.
 func (c *loadClient) send(w *write, method, path, content string) (present string, err error) {
-	r, err := try(c.http, c.members[rand.IntN(len(c.members))].http, method, path, content)
+	members := *c.load.members.Load()
+	r, err := try(c.http, members[rand.IntN(len(members))].http, method, path, content)
 	w.end = c.load.clock.Add(1)
 	var network *net.OpError
 	switch {
@@ -324,7 +368,7 @@ func (c *loadClient) send(w *write, method, path, content string) (present strin
 			return "", err
 		}
 		w.fate, w.index = applied, b.Index
-		c.load.acked.Add(1)
+		c.load.acknowledged()
 	case r.code == http.StatusNotFound && method == "GET":
 		w.fate = applied
 	case r.code == http.StatusConflict:
