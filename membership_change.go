@@ -233,8 +233,8 @@ func (c *core) configurationCommitted(now time.Duration) {
 		c.enter(now, c.configuration.left())
 	case !c.configuration.isVoter(c.settings.id) && c.departure == 0:
 		c.departure = now + c.settings.heartbeatInterval // until then it tells everybody
-		if to := c.mostUpToDate(now); to != "" {
-			c.send(to, &TimeoutNow{Header: c.header(to), Term: c.currentTerm}, promise{})
+		if to := c.mostUpToDate(now); to != "" && c.handover == nil {
+			c.startHandover(now, to)
 		}
 	}
 }

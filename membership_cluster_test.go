@@ -305,19 +305,6 @@ func TestT1FailedTransfer(t *testing.T) {
 	})
 }
 
-// A leader that is stopped hands over: nobody waits for an election.
-func TestStopHandsOver(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		c := startCluster(t, 3, clusterOptions{})
-		leader := c.leader()
-		began := time.Now()
-		c.stop(leader)
-		c.leader()
-		require.Less(t, time.Since(began), 2*heartbeat)
-	})
-}
-
 func TestPreferredMemberLeads(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {

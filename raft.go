@@ -99,7 +99,7 @@ type core struct {
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
 	handoverEnd  string        // why the last one failed
-	departure    time.Duration // leader: when it leaves, being no voter any more; 0: it stays
+	departure    time.Duration // leader: when it leaves, being no voter any more, unless it is handing over; 0: it stays
 	preferAt     time.Duration // leader: no handing over to a preferred one before
 
 	out effects
@@ -355,7 +355,7 @@ func (c *core) tick(now time.Duration) {
 		c.checkQuorum(now)
 		c.checkDisk(now)
 	}
-	if c.role == Leader && c.departure > 0 && now >= c.departure {
+	if c.role == Leader && c.departure > 0 && now >= c.departure && c.handover == nil {
 		c.becomeFollower(now, c.currentTerm, "")
 	}
 	if c.role == Leader {

@@ -1,0 +1,151 @@
+package raft_test
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// How long nobody can write when a leader goes in good order.
+
+// acknowledgement is of a write: when, and by whom.
+type acknowledgement struct {
+	at time.Time
+	by raft.NodeID
+}
+
+// writers propose to whoever leads, one command after the other each, and remember
+// when these were acknowledged.
+type writers struct {
+	nodes   map[raft.NodeID]*raft.Node
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	acks []acknowledgement
+}
+
+func startWriters(nodes map[raft.NodeID]*raft.Node) *writers {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &writers{nodes: nodes, stop: cancel}
+	for range 4 {
+		w.running.Go(func() { w.write(ctx) })
+	}
+	return w
+}
+
+func (w *writers) write(ctx context.Context) {
+	for ctx.Err() == nil {
+		for id, node := range w.nodes {
+			for w.propose(ctx, id, node) {
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond): // until somebody leads
+		}
+	}
+}
+
+// propose reports whether a node has taken a command.
+func (w *writers) propose(ctx context.Context, id raft.NodeID, node *raft.Node) bool {
+	if _, err := node.Propose(ctx, []byte("x")); err != nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.acks = append(w.acks, acknowledgement{time.Now(), id})
+	return true
+}
+
+// await waits for some acknowledgements of other nodes than one.
+func (w *writers) await(except raft.NodeID) {
+	for {
+		w.mu.Lock()
+		n := len(slices.DeleteFunc(slices.Clone(w.acks), func(a acknowledgement) bool { return a.by == except }))
+		w.mu.Unlock()
+		if n >= 20 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// gap ends the writers, and returns the time between the last write that one node has
+// acknowledged and the first of another.
+func (w *writers) gap(left raft.NodeID) time.Duration {
+	w.await(left)
+	w.stop()
+	w.running.Wait()
+	var last, first time.Time
+	for _, a := range w.acks {
+		switch {
+		case a.by == left:
+			last = a.at
+		case first.IsZero():
+			first = a.at
+		}
+	}
+	return first.Sub(last)
+}
+
+// trials is how often each leader goes.
+const trials = 20
+
+// gaps has leaders go, one after the other, and returns how long nobody could write.
+func (c *cluster) gaps(leave func(leader raft.NodeID), comeBack func(raft.NodeID)) []time.Duration {
+	c.network.Delay("", "", time.Millisecond, 5*time.Millisecond)
+	var gaps []time.Duration
+	for range trials {
+		leader, nodes := c.leader(), map[raft.NodeID]*raft.Node{}
+		for _, id := range c.ids {
+			c.disk(id).slow(2 * time.Millisecond)
+			nodes[id] = c.node(id)
+		}
+		w := startWriters(nodes)
+		w.await("")
+		leave(leader)
+		gaps = append(gaps, w.gap(leader))
+		comeBack(leader)
+	}
+	slices.Sort(gaps)
+	c.t.Logf("without an acknowledged write: median %v, longest %v", gaps[trials/2], gaps[trials-1])
+	return gaps
+}
+
+// A leader that is stopped hands over: nobody waits for an election.
+func TestStopHandsOver(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		gaps := c.gaps(c.stop, c.start)
+		require.Less(t, gaps[trials/2], 2*heartbeat)
+		require.Less(t, gaps[trials-1], electionTimeout)
+	})
+}
+
+// So does one that is taken out, to a voter that has all that it has.
+func TestRemovedLeaderHandsOver(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		gaps := c.gaps(func(leader raft.NodeID) {
+			require.NoError(t, c.node(leader).RemoveMember(within(t), leader))
+		}, func(left raft.NodeID) {
+			c.awaitEnd(left)
+			c.buried(c.members[left])
+			c.ids = c.others(left)
+			leader := c.leader()
+			c.join(left)
+			require.NoError(t, c.node(leader).AddVoter(within(t), newMember(left)))
+		})
+		require.Less(t, gaps[trials/2], 2*heartbeat)
+		require.Less(t, gaps[trials-1], electionTimeout)
+	})
+}
