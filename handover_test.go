@@ -2,6 +2,7 @@ package raft_test
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -148,4 +149,42 @@ func TestRemovedLeaderHandsOver(t *testing.T) {
 		require.Less(t, gaps[trials/2], 2*heartbeat)
 		require.Less(t, gaps[trials-1], electionTimeout)
 	})
+}
+
+// BenchmarkStopHandsOver measures, for nodes with TCP and a disk in one process and
+// the default settings, how long nobody can write when the leader is stopped.
+func BenchmarkStopHandsOver(b *testing.B) {
+	raft.WithoutVerification(b)
+	addresses, transports := connectByTCP(b, []raft.NodeID{"a", "b", "c"})
+	dir, nodes := b.TempDir(), map[raft.NodeID]*raft.Node{}
+	start := func(id raft.NodeID, transport raft.Transport) {
+		config := raft.NewConfig(id, addresses[id], addresses)
+		config.DataDir = filepath.Join(dir, string(id))
+		node, err := raft.NewNode(config, new(counting), transport)
+		require.NoError(b, err)
+		nodes[id] = node
+		go node.Run(context.Background())
+	}
+	for id, transport := range transports {
+		start(id, transport)
+	}
+	var gaps []time.Duration
+	for b.Loop() {
+		w := startWriters(nodes)
+		w.await("")
+		var leader raft.NodeID
+		for leader == "" || nodes[leader].Status().Role != raft.Leader {
+			leader = nodes["a"].Status().Leader
+		}
+		require.NoError(b, nodes[leader].Stop(context.Background()))
+		gaps = append(gaps, w.gap(leader))
+		start(leader, raft.NewTCPTransport(addresses, 500*time.Millisecond))
+	}
+	for _, node := range nodes {
+		require.NoError(b, node.Stop(context.Background()))
+	}
+	slices.Sort(gaps)
+	b.ReportMetric(float64(gaps[len(gaps)/2].Microseconds())/1000, "median-ms")
+	b.ReportMetric(float64(gaps[len(gaps)-1].Microseconds())/1000, "longest-ms")
+	b.ReportMetric(0, "ns/op") // of the trials and of what is between
 }
