@@ -160,7 +160,7 @@ type loadClient struct {
 
 func startLoad(t *testing.T, members []member) *load {
 	l := &load{stop: make(chan struct{}), failed: make(chan error, killClients), lastAck: time.Now()}
-	l.members.Store(&members)
+	l.aim(members)
 	for i := range killClients {
 		c := &loadClient{load: l, id: i}
 		c.http = client(t, func(c *http.Client) { c.Timeout = 2 * time.Second })
@@ -175,6 +175,12 @@ func startLoad(t *testing.T, members []member) *load {
 	}
 	t.Cleanup(sync.OnceFunc(l.halt))
 	return l
+}
+
+// aim has the clients ask these members from now on.
+func (l *load) aim(members []member) {
+	members = slices.Clone(members)
+	l.members.Store(&members)
 }
 
 // halt ends the clients.

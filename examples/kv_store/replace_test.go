@@ -40,8 +40,7 @@ func TestProcessesAreReplacedUnderLoad(t *testing.T) {
 			addresses := freeAddresses(t, 2)
 			newcomer := member{raft.NodeID(fmt.Sprintf("r%dn%d", round, i)), addresses[0], addresses[1]}
 			c.replace(t, newcomer)
-			members := slices.Clone(c.members) // the clients read it meanwhile
-			load.members.Store(&members)
+			load.aim(c.members)
 		}
 	}
 	load.awaitWrites(t, c, 100, c.members...)
