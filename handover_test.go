@@ -170,12 +170,9 @@ func BenchmarkStopHandsOver(b *testing.B) {
 	}
 	var gaps []time.Duration
 	for b.Loop() {
+		leader := awaitFollowed(nodes)
 		w := startWriters(nodes)
 		w.await("")
-		var leader raft.NodeID
-		for leader == "" || nodes[leader].Status().Role != raft.Leader {
-			leader = nodes["a"].Status().Leader
-		}
 		require.NoError(b, nodes[leader].Stop(context.Background()))
 		gaps = append(gaps, w.gap(leader))
 		start(leader, raft.NewTCPTransport(addresses, 500*time.Millisecond))
@@ -187,4 +184,19 @@ func BenchmarkStopHandsOver(b *testing.B) {
 	b.ReportMetric(float64(gaps[len(gaps)/2].Microseconds())/1000, "median-ms")
 	b.ReportMetric(float64(gaps[len(gaps)-1].Microseconds())/1000, "longest-ms")
 	b.ReportMetric(0, "ns/op") // of the trials and of what is between
+}
+
+// awaitFollowed waits for a leader whom all nodes follow.
+func awaitFollowed(nodes map[raft.NodeID]*raft.Node) raft.NodeID {
+	for ; ; time.Sleep(time.Millisecond) {
+		leaders := map[raft.NodeID]bool{}
+		for _, node := range nodes {
+			leaders[node.Status().Leader] = true
+		}
+		for leader := range leaders {
+			if leader != "" && len(leaders) == 1 {
+				return leader
+			}
+		}
+	}
 }
