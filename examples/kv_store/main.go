@@ -218,8 +218,12 @@ func (r *replica) run(ctx context.Context, listener net.Listener) error {
 	case err = <-ended: // either failed: neither returns on its own otherwise
 		waiting--
 	}
-	// First the requests that are under way, while the node still serves them. A
-	// client that goes on for long is cut off. The node gets its own time.
+	// First leadership, if the node has it: clients are sent on to the next leader as
+	// long as the server runs. Then the requests that are under way, while the node still
+	// serves them. A client that goes on for long is cut off. The node gets its own time.
+	transfer, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	_ = r.node.TransferLeadership(transfer, "") // the others elect one anyway
 	requests, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if e := r.web.Shutdown(requests); e != nil {

@@ -265,6 +265,43 @@ func TestStopWithARequestThatDoesNotEnd(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// A leader that is stopped hands over first: its last client, who does not come to an
+// end, keeps nobody waiting.
+func TestStoppedLeaderHandsOverFirst(t *testing.T) {
+	t.Parallel()
+	peers, dir, stops := freePeers(t), t.TempDir(), map[raft.NodeID]func(){}
+	var c testCluster
+	for _, id := range []string{"a", "b", "c"} {
+		o, err := parseFlags([]string{"-id", id, "-peers", peers, "-data", filepath.Join(dir, id)}, io.Discard)
+		require.NoError(t, err)
+		_, stops[raft.NodeID(id)] = serveInBackground(t, o)
+		c.members = o.members
+	}
+	leader, followers := c.leader(t)
+	connection, err := net.Dial("tcp", leader.http)
+	require.NoError(t, err)
+	defer connection.Close()
+	_, err = io.WriteString(connection, "PUT /kv/k HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+	require.NoError(t, err)
+	_, err = connection.Read(make([]byte, 1)) // the server waits for the body now
+	require.NoError(t, err)
+	began := time.Now()
+	var stopping sync.WaitGroup
+	stopping.Go(stops[leader.id])
+	curl := client(t)
+	await(t, "a write through another node", func() bool {
+		s, err := status(followers[0].http)
+		if err != nil || s.Leader == leader.id {
+			return false
+		}
+		r, err := try(curl, followers[0].http, "PUT", "/kv/k", "v")
+		return err == nil && r.code == 200
+	})
+	require.Less(t, time.Since(began), stopTimeout/2)
+	connection.Close()
+	stopping.Wait()
+}
+
 // TestThreeProcesses kills the leader and starts it again, as a user with three
 // terminals may.
 func TestThreeProcesses(t *testing.T) {
