@@ -677,9 +677,12 @@ func (n *Node) finish(err error) {
 	n.watchers.close()
 	n.mu.Unlock()
 	n.callers.Wait()
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrRemoved):
+		n.log.Info("stopped", zap.Error(err)) // as somebody wanted
+	case err != nil:
 		n.log.Error("stopped", zap.Error(err))
-	} else {
+	default:
 		n.log.Info("stopped")
 	}
 	close(n.done)
