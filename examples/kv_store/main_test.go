@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -505,17 +506,21 @@ func freePeers(t *testing.T) string {
 	return fmt.Sprintf("a=%s=%s,b=%s=%s,c=%s=%s", a[0], a[1], a[2], a[3], a[4], a[5])
 }
 
-// freeAddresses returns addresses with ports that nobody uses. They lie below the
-// range that systems take the ports of outgoing connections from, so that no
-// other test gets one by chance.
+// lastPort is the port that a test of this process has got last, from 10000 on.
+var lastPort atomic.Int64
+
+func init() { lastPort.Store(rand.Int64N(20000)) }
+
+// freeAddresses returns addresses with ports that nobody uses, and that no other test
+// of this process will get. They lie below the range that systems take the ports of
+// outgoing connections from.
 func freeAddresses(t *testing.T, n int) (addresses []string) {
 	for len(addresses) < n {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
-		if err != nil {
-			continue
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+lastPort.Add(1)%20000)
+		if l, err := net.Listen("tcp", address); err == nil {
+			require.NoError(t, l.Close())
+			addresses = append(addresses, address)
 		}
-		defer l.Close() // once all are found, so that they differ
-		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses
 }
