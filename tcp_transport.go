@@ -522,7 +522,7 @@ func checkHello(hello *wire.Hello, local *Local) (version uint64, err error) {
 		return 0, fmt.Errorf("%w: the peer calls itself %q, and this is %s: every node needs a name of its own",
 			ErrWrongNode, hello.From, local.ID)
 	case hello.Fingerprint != local.Fingerprint && hello.Fingerprint != none && local.Fingerprint != none:
-		return 0, fmt.Errorf("%w: peer %s has fingerprint %x, node %s has %x: they were founded with another name or other members",
+		return 0, fmt.Errorf("%w: peer %s has fingerprint %x, node %s has %x: they were founded with other names, Peers or addresses, or one of them was recovered",
 			ErrWrongCluster, hello.From, hello.Fingerprint, local.ID, local.Fingerprint)
 	case hello.Purpose != wire.PurposeControl && hello.Purpose != wire.PurposeBulk:
 		return 0, fmt.Errorf("%w: peer %s wants a connection for purpose %d, which node %s does not know",
