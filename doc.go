@@ -316,6 +316,7 @@
 //	messages.go          the messages between nodes
 //	messages_codec.go    their bytes
 //	tcp_transport.go     the transport between processes: listening, dialling, handshake
+//	tcp_identity.go      whose certificate it is
 //	tcp_conn.go          one connection: requests, responses, bounds
 //	tcp_stream.go        append streams over TCP
 //	memory_network.go    a network in memory, for tests, as bad as one likes
