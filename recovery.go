@@ -63,22 +63,22 @@ func InspectSurvivor(dataDir string) (Survivor, error) {
 // Config.Join, and under names that no member had before: as long as the log, or a snapshot,
 // says who that was, an old name is refused.
 //
-// This is the one call that can lose what was acknowledged: what is not in this log, and
-// was on nobody else's disk but of those that are lost. The entries behind the commit
-// index are kept, since they may have been acknowledged, and count as committed from
-// then on. So recover one survivor only, the one whose log is longest (see [Survivor]), and
-// when the others are lost indeed: a majority that comes back has gone on without the
-// recovered node, or does so then. To keep the two apart, the recovered cluster has a
-// new fingerprint. Its nodes and those from before refuse each other, with
-// [ErrWrongCluster], and two survivors that were both recovered do so too.
+// This is the one call that can lose what was acknowledged: what is not in this log is
+// lost. The entries behind the commit index are kept, since they may have been
+// acknowledged, and count as committed from then on. So recover one survivor only, the one
+// whose log is longest (see [Survivor]), and only when the others are lost indeed: a
+// majority that comes back goes on without it, with another history. To keep the two
+// apart, the recovered cluster has a new fingerprint: its nodes and those from before
+// refuse each other, with [ErrWrongCluster], and so do two survivors that were both
+// recovered.
 //
 // Member says who the survivor is, as a check that the directory is the one that is
 // meant. Its Address, Metadata and Priority stay as the log has them where they are zero.
 // There are no others to be given: one that is gone must not be waited for, and one that
 // joins is brought up to date before it counts.
 //
-// It happens in one write, behind everything else: after a crash, or an error, the
-// directory is as it was, or recovered. The log gets a configuration as its last entry, in
+// It happens in one write, behind everything else: after a crash, or an error of the disk,
+// the directory is as it was, or recovered. The log gets a configuration as its last entry, in
 // a term after all that it has seen; snapshots are copied, so there must be room for the
 // newest one again. Keep a copy of the directory from before, and never run that.
 //
