@@ -45,7 +45,8 @@ func (s Survivor) String() string {
 }
 
 // InspectSurvivor reads and checks the data directory of a node that does not run, and
-// changes none of its files: compare what all survivors have before you recover one.
+// changes none of its files, unless a recovery was interrupted behind its decisive write,
+// which then comes to its end. Compare what all survivors have before you recover one.
 // Errors are those of [RecoverCluster].
 func InspectSurvivor(dataDir string) (Survivor, error) {
 	survivor, err := inspectSurvivor(vfs.OS(), filepath.ToSlash(dataDir))
