@@ -259,6 +259,17 @@
 // index keeps a member that was taken in again from stopping when it reads of its
 // removal of long ago.
 //
+// Recovery from a lost majority is not in the thesis, and no consensus: somebody says
+// that the others will not come back. [RecoverCluster] makes one survivor the only
+// member, by a configuration at the end of its log, in a term of its own, that no leader has
+// entered and that counts as committed with all that is before it. So that this stays
+// one history, whoever has another must not meet it. The fingerprint, a random one from
+// then on, keeps away the members of before, and other survivors that were recovered. Those
+// who join have nothing else, but what they are sent first is older than the
+// recovery: a few of them under the names of voters of before would find themselves to be
+// a majority there. So no leader adds anybody under a name of before, as long as
+// what it keeps tells of it.
+//
 // Snapshots are resumed and not pushed. The thesis (§5.3) sends chunks in order from
 // the first one and discards a file that is incomplete. Here a follower answers each
 // chunk with the offset that it wants next, which may be anywhere, so that nothing
@@ -294,6 +305,7 @@
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that
+//	recovery.go          the way back from the loss of a majority
 //	snapshot.go          sending and installing snapshots, compacting the log
 //	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory
@@ -304,6 +316,7 @@
 //	messages.go          the messages between nodes
 //	messages_codec.go    their bytes
 //	tcp_transport.go     the transport between processes: listening, dialling, handshake
+//	tcp_identity.go      whose certificate it is
 //	tcp_conn.go          one connection: requests, responses, bounds
 //	tcp_stream.go        append streams over TCP
 //	memory_network.go    a network in memory, for tests, as bad as one likes

@@ -308,7 +308,7 @@ func (d *driver) checkHeader(h Header) error {
 	c := d.core
 	switch {
 	case h.Fingerprint != c.settings.fingerprint || h.Group != 0:
-		return fmt.Errorf("%w: %s has fingerprint %x, %s has %x: they were founded with other names, Peers or addresses", ErrWrongCluster, h.From, h.Fingerprint, c.settings.id, c.settings.fingerprint)
+		return fmt.Errorf("%w: %s has fingerprint %x, %s has %x: they were founded with other names, Peers or addresses, or one of them was recovered", ErrWrongCluster, h.From, h.Fingerprint, c.settings.id, c.settings.fingerprint)
 	case h.To != c.settings.id || h.From == c.settings.id || !h.From.valid():
 		return fmt.Errorf("%w: from %q to %q arrived at %q: look at the addresses in Peers", ErrWrongNode, h.From, h.To, c.settings.id)
 	}

@@ -133,7 +133,8 @@ var (
 	ErrUnsupported = errors.New("raft: this node does not serve requests of that kind")
 
 	// ErrWrongCluster is returned for a request whose fingerprint is another
-	// cluster's: the peers were founded with another name or other members.
+	// cluster's: the peers were founded with other names or members, or one of
+	// them was recovered, see [RecoverCluster].
 	ErrWrongCluster = errors.New("raft: request from another cluster")
 
 	// ErrWrongNode is returned for a request that is addressed to another

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
 
 	"github.com/seed-8da499c8/raft"
 )
@@ -92,4 +93,84 @@ func change(leader *raft.Node, changes ...raft.MemberChange) {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d voters, and the sum is %s\n", len(leader.Status().Members), result.Response)
+}
+
+// Two of three nodes are lost for good. The third becomes a cluster of its own.
+func ExampleRecoverCluster() {
+	dir, err := os.MkdirTemp("", "survivor")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	loseMajority(dir)
+
+	survivor, err := raft.InspectSurvivor(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Print(survivor) // compare it with what the others have
+	if _, err := raft.RecoverCluster(dir, raft.Member{ID: survivor.ID}); err != nil {
+		log.Fatal(err)
+	}
+
+	ctx := context.Background()
+	network := raft.NewMemoryNetwork()
+	node := startOn(ctx, dir, network)
+	if err := node.AddVoter(ctx, joiner(ctx, "node4", network)); err != nil {
+		log.Fatal(err)
+	}
+	result, err := node.Propose(ctx, []byte("1"))
+	fmt.Println("the sum is", string(result.Response), err)
+	for _, m := range node.Status().Members {
+		fmt.Println(m.ID, m.Role)
+	}
+	node.Stop(ctx)
+	// Output:
+	// the sum is 42 <nil>
+	// node1 voter
+	// node4 voter
+}
+
+// loseMajority leaves the directory of node1 of a cluster of three.
+func loseMajority(dir string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	network := raft.NewMemoryNetwork()
+	node := startOn(ctx, dir, network)
+	for _, id := range []raft.NodeID{"node2", "node3"} {
+		if err := node.AddVoter(ctx, joiner(ctx, id, network)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if _, err := node.Propose(ctx, []byte("41")); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := node.TakeSnapshot(ctx); err != nil { // of what is on its own disk, not just on those of others
+		log.Fatal(err)
+	}
+	cancel()
+	<-node.Done()
+}
+
+// startOn starts node1 and waits until it leads.
+func startOn(ctx context.Context, dir string, network *raft.MemoryNetwork) *raft.Node {
+	config := raft.NewConfig("node1", "node1", map[raft.NodeID]string{"node1": "node1"})
+	config.DataDir = dir
+	node, err := raft.NewNode(config, new(counter), network.Transport("node1"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go node.Run(ctx)
+	awaitLeader(node, "")
+	return node
+}
+
+// joiner starts a node that waits to be added.
+func joiner(ctx context.Context, id raft.NodeID, network *raft.MemoryNetwork) raft.Member {
+	config := raft.Config{ID: id, Address: string(id), Join: true, Storage: raft.NewMemoryStorage()}
+	node, err := raft.NewNode(config, new(counter), network.Transport(id))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go node.Run(ctx)
+	return raft.Member{ID: id, Address: config.Address}
 }

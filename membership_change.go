@@ -167,9 +167,13 @@ func (c *core) plannedChange(expected Index, changes []MemberChange) (configurat
 		return configuration{}, fmt.Errorf("%w: leadership is being handed over to %s", ErrChangeInProgress, c.handover.to)
 	case expected != 0 && expected != c.configuration.index:
 		return configuration{}, &ConfigurationMismatchError{Have: c.configuration.index}
-	default:
-		return c.configuration.changed(changes)
 	}
+	for _, change := range changes {
+		if change.Kind == ChangeAdd && c.beforeRecovery(change.Member.ID) {
+			return configuration{}, fmt.Errorf("%w: %s was a member before the cluster was recovered, and the log still says so: take another id", ErrInvalidChange, change.Member.ID)
+		}
+	}
+	return c.configuration.changed(changes)
 }
 
 // committedInTerm reports whether a leader has committed an entry of its own term.

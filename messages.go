@@ -15,11 +15,13 @@ type Index uint64
 // Header opens every request. The Node checks it, so that safety never rests
 // on a transport's handshake.
 type Header struct {
-	Fingerprint [16]byte // of the cluster: first bytes of SHA-256 over its name and its first configuration
+	Fingerprint [16]byte // of the cluster: first bytes of SHA-256 over its name and its first configuration; random once it was recovered
 	Group       uint64   // 0: reserved for many groups on one transport
 	From, To    NodeID
 	Incarnation uint64 // a random number made with the sender's storage: another number is another disk; 0: not told
 }
+
+func (h *Header) sender() NodeID { return h.From }
 
 // VoteRequest asks for a vote (thesis §3.4), or, with PreVote, whether a vote
 // would be granted (§9.6). The candidate is Header.From.

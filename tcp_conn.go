@@ -289,12 +289,17 @@ func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte,
 func serveCall[Request, Response any, RequestPointer interface {
 	*Request
 	message
+	sender() NodeID
 }, ResponsePointer interface {
 	*Response
 	message
 }](c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error)) error {
 	request := new(Request)
 	if err := RequestPointer(request).UnmarshalBinary(data); err != nil {
+		c.release(size)
+		return fmt.Errorf("request of kind %d: %w", kind, err)
+	}
+	if err := c.checkSender(RequestPointer(request).sender()); err != nil {
 		c.release(size)
 		return fmt.Errorf("request of kind %d: %w", kind, err)
 	}
@@ -324,11 +329,23 @@ func serveCall[Request, Response any, RequestPointer interface {
 	return nil
 }
 
+// checkSender holds a peer to the name of its handshake.
+func (c *tcpConn) checkSender(from NodeID) error {
+	if from != c.peer {
+		return fmt.Errorf("%w: it says that it is from %q, on a connection of %q", ErrInvalidMessage, from, c.peer)
+	}
+	return nil
+}
+
 // serveStreamedAppend passes an append on in the order of its arrival. The
 // frame counts as received until the handler has responded.
 func (c *tcpConn) serveStreamedAppend(handler Handler, id uint64, data []byte, size int) error {
 	request := new(AppendEntries)
 	if err := request.UnmarshalBinary(data); err != nil {
+		c.release(size)
+		return fmt.Errorf("append on a stream: %w", err)
+	}
+	if err := c.checkSender(request.From); err != nil {
 		c.release(size)
 		return fmt.Errorf("append on a stream: %w", err)
 	}

@@ -90,6 +90,7 @@ type TCPOption func(*tcpOptions)
 
 type tcpOptions struct {
 	tls            *tls.Config
+	anyName        bool  // in certificates
 	misuse         error // of an option: the transport does nothing else but return it
 	listener       net.Listener
 	dial           func(ctx context.Context, address string) (net.Conn, error)
@@ -102,9 +103,19 @@ type tcpOptions struct {
 // made. The one config is used for both: Certificates for this node, RootCAs to
 // check the peers that it dials, ClientAuth and ClientCAs to check those that
 // dial it. Set ClientAuth to tls.RequireAndVerifyClientCert, else anyone may
-// connect. Where ServerName is empty, the host of the peer's address is expected
-// in its certificate. A node with TLS and one without refuse each other. With a
-// nil config Serve and all calls fail: who asked for TLS must not get plain text.
+// connect.
+//
+// With that ClientAuth each certificate must be for the node that shows it, so that no
+// member can pose as another: the id of the node is among the DNS names of the
+// certificate, letter by letter, or is its common name if it has no DNS names. The
+// side that dials expects the id of the node that it looks for, in place of the host in
+// its address, and the other side the id by which the peer calls itself.
+// [WithoutCertificateNames] turns that off. A ServerName in the config is expected beside
+// it. With any other ClientAuth the host of the peer's address, or ServerName, is expected
+// in its certificate.
+//
+// A node with TLS and one without refuse each other. With a nil config Serve and all
+// calls fail: who asked for TLS must not get plain text.
 func WithTLS(config *tls.Config) TCPOption {
 	return func(o *tcpOptions) {
 		if o.tls = config; config == nil {
@@ -495,6 +506,11 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 		return nil, nil, nil, fmt.Errorf("handshake: %w", err)
 	}
 	version, err := checkHello(hello, &service.local)
+	if session, ok := secured.(*tls.Conn); ok && t.options.checksNames() {
+		if wrong := checkCertificate(NodeID(hello.From), session.ConnectionState().PeerCertificates); wrong != nil {
+			err = wrong // to somebody else nothing is explained
+		}
+	}
 	if err != nil {
 		refuse(secured, &wire.Refusal{Code: uint64(CodeOf(err)), Reason: err.Error()})
 		return nil, nil, hello, err
@@ -522,7 +538,7 @@ func checkHello(hello *wire.Hello, local *Local) (version uint64, err error) {
 		return 0, fmt.Errorf("%w: the peer calls itself %q, and this is %s: every node needs a name of its own",
 			ErrWrongNode, hello.From, local.ID)
 	case hello.Fingerprint != local.Fingerprint && hello.Fingerprint != none && local.Fingerprint != none:
-		return 0, fmt.Errorf("%w: peer %s has fingerprint %x, node %s has %x: they were founded with another name or other members",
+		return 0, fmt.Errorf("%w: peer %s has fingerprint %x, node %s has %x: they were founded with other names, Peers or addresses, or one of them was recovered",
 			ErrWrongCluster, hello.From, hello.Fingerprint, local.ID, local.Fingerprint)
 	case hello.Purpose != wire.PurposeControl && hello.Purpose != wire.PurposeBulk:
 		return 0, fmt.Errorf("%w: peer %s wants a connection for purpose %d, which node %s does not know",
@@ -601,12 +617,8 @@ func (t *TCPTransport) sendHello(ctx context.Context, socket net.Conn, peer Node
 		return nil, nil, nil, err
 	}
 	secured := socket
-	if config := t.options.tls; config != nil {
-		if config.ServerName == "" && !config.InsecureSkipVerify {
-			config = config.Clone()
-			config.ServerName, _, _ = net.SplitHostPort(address)
-		}
-		session := tls.Client(socket, config)
+	if t.options.tls != nil {
+		session := tls.Client(socket, t.options.dialTLS(peer, address))
 		err := session.HandshakeContext(ctx)
 		var notTLS tls.RecordHeaderError
 		if errors.As(err, &notTLS) {

@@ -1120,12 +1120,12 @@ func TestTCPRefusalWithAHugeCode(t *testing.T) {
 	assert.Equal(t, CodeInternal, remote.Code)
 }
 
-// testCertificate is a TLS config for nodes at 127.0.0.1 that trust one another.
+// testCertificate is a TLS config for nodes a and b at 127.0.0.1 that trust one another.
 func testCertificate(t *testing.T) *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"a", "b"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)

@@ -32,6 +32,7 @@
 //	00000000000003e8-0000000000000003.snap                                 index, term
 //	00000000000003e8-0000000000000003-5be0cd19137e2179.tmp                 and identity
 //	00000000000003e8-0000000000000003-0000000000100000-5be0cd19137e2179.part  index, term, size, identity
+//	00000000000003e8-0000000000000003.copy                                 index, term
 //
 // A .snap is whole. It has got this name when all of it was durable, and counts
 // once its name is durable too. Then the newest [Options].Keep that are not known
@@ -40,7 +41,10 @@
 //
 // A .tmp is a snapshot that this node takes. If one is there when the directory is
 // opened, nobody will finish it, and [Store.Clean] removes it. A .part is one that is being
-// received, and goes on: there is one at most.
+// received, and goes on: there is one at most. A .copy is a .snap for a cluster of
+// another fingerprint, of which only the header differs. It waits for a directory
+// that becomes that cluster's in one step: once it is opened with the fingerprint the
+// .copy becomes the .snap, and if it never is, [Store.Clean] removes it.
 //
 // All numbers are big endian. Checksums are CRC-32C, each of everything in its
 // part of the file but itself. But for that of the header they are seeded with the

@@ -101,8 +101,8 @@ type Store struct {
 
 // Open opens the snapshots in a directory, which it makes if need be and which the
 // caller has locked. Files that are damaged as far as header and trailer show are
-// listed with their error. It changes no file: call Clean once the snapshots are known
-// to be of use.
+// listed with their error. It changes no file, but that copies which were made for this
+// cluster take their places: call Clean once the snapshots are known to be of use.
 func Open(fs vfs.FS, dir string, options Options) (*Store, error) {
 	if err := options.complete(); err != nil {
 		return nil, err
@@ -141,6 +141,11 @@ func (s *Store) list() error {
 	if err != nil {
 		return err
 	}
+	if adopted, err := s.adopt(names); err != nil {
+		return err
+	} else if adopted {
+		return s.list()
+	}
 	var partials []Info
 	for _, name := range names {
 		id, whole := parseFile(name)
@@ -154,7 +159,7 @@ func (s *Store) list() error {
 			s.files = append(s.files, info)
 		case part:
 			partials = append(partials, partial)
-		case strings.HasSuffix(name, tempSuffix), strings.HasSuffix(name, partialSuffix):
+		case strings.HasSuffix(name, tempSuffix), strings.HasSuffix(name, partialSuffix), strings.HasSuffix(name, copySuffix):
 			s.leftovers = append(s.leftovers, name)
 		}
 	}
@@ -377,9 +382,12 @@ const (
 	fileSuffix    = ".snap"
 	tempSuffix    = ".tmp"
 	partialSuffix = ".part"
+	copySuffix    = ".copy"
 )
 
 func fileName(id ID) string { return formatName(fileSuffix, id.Index, id.Term) }
+
+func copyName(id ID) string { return formatName(copySuffix, id.Index, id.Term) }
 
 func tempName(id ID, identity uint64) string {
 	return formatName(tempSuffix, id.Index, id.Term, identity)
@@ -389,8 +397,11 @@ func partialName(info Info) string {
 	return formatName(partialSuffix, info.Index, info.Term, uint64(info.Size), info.Identity)
 }
 
-func parseFile(name string) (ID, bool) {
-	n, ok := parseName(name, fileSuffix, 2)
+func parseFile(name string) (ID, bool) { return parseID(name, fileSuffix) }
+func parseCopy(name string) (ID, bool) { return parseID(name, copySuffix) }
+
+func parseID(name, suffix string) (ID, bool) {
+	n, ok := parseName(name, suffix, 2)
 	if !ok {
 		return ID{}, false
 	}

@@ -29,8 +29,9 @@ type recovery struct {
 	sealed bool // it says that another one follows
 }
 
-// recover reads the whole log, checks it, and repairs what a crash has left
-// behind: a batch at the end that is not whole was never acknowledged and goes.
+// recover reads the whole log, checks it, and unless that is all, repairs what a
+// crash has left behind: a batch at the end that is not whole was never
+// acknowledged and goes.
 func (l *Log) recover() error {
 	r := &recovery{log: l}
 	if err := r.list(); err != nil {
@@ -43,6 +44,9 @@ func (l *Log) recover() error {
 	}
 	if first := l.index.missing(); first > 0 {
 		return vfs.Corruptf(l.path(fileName(r.files[0]-1, segmentSuffix)), 0, "it is missing, and with it entry %d", first)
+	}
+	if l.options.ReadOnly {
+		return nil
 	}
 	return r.repair()
 }

@@ -62,6 +62,10 @@ type Options struct {
 	// MustExist makes Open return ErrNoLog where no log was begun, and make
 	// nothing there.
 	MustExist bool
+
+	// ReadOnly has a log read and checked, and nothing changed: what a crash has
+	// left behind stays, and Append fails. Like MustExist it makes no log.
+	ReadOnly bool
 }
 
 // ErrNoLog is returned by Open with MustExist where no log was begun.
@@ -111,7 +115,7 @@ func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 	if options.Random == nil {
 		options.Random = systemRandom
 	}
-	if options.MustExist {
+	if options.MustExist || options.ReadOnly {
 		if err := exists(fs, dir); err != nil {
 			return nil, Contents{}, err
 		}
@@ -164,6 +168,10 @@ func systemRandom() uint64 {
 func (l *Log) open() error {
 	if err := l.recover(); err != nil {
 		return err
+	}
+	if l.options.ReadOnly {
+		l.failed = errReadOnly
+		return nil
 	}
 	if len(l.index.segments) == 0 {
 		if err := l.addSegment(1, 0); err != nil {
@@ -304,7 +312,10 @@ func (l *Log) Abandon() error {
 	return l.release()
 }
 
-var errClosed = errors.New("the log is closed")
+var (
+	errClosed   = errors.New("the log is closed")
+	errReadOnly = errors.New("the log was opened to be read only")
+)
 
 // release ends what runs in the background, and closes everything.
 func (l *Log) release() error {
