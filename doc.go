@@ -282,6 +282,7 @@
 //	replication.go       AppendEntries, progress of followers, the commit rule
 //	membership.go        configurations, the first one, incarnations
 //	driver.go            between loop and core: what may leave when, who waits for what
+//	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log
 //	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory
