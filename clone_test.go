@@ -201,10 +201,18 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 	}
 	for name, other := range map[string]transfer{
 		"index": {id: EntryID{1, 0}}, "term": {id: EntryID{0, 1}}, "size": {size: 1}, "next": {next: 1}, "busy": {busy: true},
-		"due": {due: 1}, "paced": {paced: 1}, "pacedAt": {pacedAt: 1},
+		"pace's time": {pace: pace{at: 1}}, "pace's credit": {pace: pace{credit: 1}},
 		"sent": {sent: 1}, "patience": {patience: 1},
 	} {
 		require.NotEqual(t, sending(transfer{}), sending(other), "a transfer's %s", name)
+	}
+	paced := func(p pace) uint64 {
+		d := base()
+		d.core.peers[0].pace = p
+		return d.hash()
+	}
+	for name, other := range map[string]pace{"at": {at: 1}, "credit": {credit: 1}, "grown": {grown: 1}} {
+		require.NotEqual(t, paced(pace{}), paced(other), "a pace's %s", name)
 	}
 	one, two := base(), base()
 	one.deferred = []deferredEvent{{heartbeatAnswered{from: "a", term: 3, response: &HeartbeatResponse{Term: 3}}, 7}}

@@ -112,8 +112,9 @@ type Config struct {
 	// bytes as SnapshotBytes, or as the snapshot. Default 10,000.
 	TrailingEntries int
 
-	// SnapshotRate bounds how fast a snapshot is sent to a follower, in bytes per
-	// second. Default 64 MiB.
+	// SnapshotRate bounds how fast a follower that lags far is brought up to date, in
+	// bytes per second: by a snapshot, or by entries that are not in memory any more,
+	// which come that much faster than the log grows. Default 32 MiB.
 	SnapshotRate int
 
 	// Logger receives what operators want to know; nothing is logged per
@@ -150,7 +151,7 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.SnapshotEntries, 100_000)
 	defaultTo(&c.SnapshotBytes, 64<<20)
 	defaultTo(&c.TrailingEntries, 10_000)
-	defaultTo(&c.SnapshotRate, 64<<20)
+	defaultTo(&c.SnapshotRate, 32<<20)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}

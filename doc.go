@@ -306,6 +306,7 @@
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that
 //	recovery.go          the way back from the loss of a majority
+//	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log
 //	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory

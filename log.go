@@ -379,9 +379,10 @@ type raftLog struct {
 	handed    Index     // the last index handed to the storage, in the write under way at the latest
 	writing   Index     // what becomes durable when the write under way ends; falls with a truncation
 
-	runs        []run // in memory, up to the last; the elements below len are never overwritten: messages share them
-	cachedBytes int   // what they count
-	evicted     int   // what those count that the array below runs still refers to
+	runs        []run  // in memory, up to the last; the elements below len are never overwritten: messages share them
+	cachedBytes int    // what they count
+	evicted     int    // what those count that the array below runs still refers to
+	grown       uint64 // bytes of all entries that were ever appended
 }
 
 // newLog returns the log that a storage keeps, nothing of it in memory.
@@ -481,6 +482,7 @@ func (l *raftLog) appendRun(r run) {
 	}
 	l.runs = append(l.runs, r)
 	l.cachedBytes += r.weight()
+	l.grown += uint64(len(r.body))
 	l.end = r.last()
 }
 

@@ -61,6 +61,65 @@ func TestHungReadDelaysNobody(t *testing.T) {
 	})
 }
 
+// A follower that lags far comes nearer at SnapshotRate, however fast the log grows
+// meanwhile, and not faster: its entries are read beside the work for clients.
+func TestLaggingFollowerIsCaughtUpAtARate(t *testing.T) {
+	t.Parallel()
+	const rate, window = 10_000, 8 << 10
+	const lacks = 60_000 - 16<<10 // bytes that are not in memory
+	for name, pause := range map[string]time.Duration{"idle": time.Hour, "a log that grows twice as fast": 20 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T) {
+				options := cached(16 << 10)
+				inner := options.configure
+				options.configure = func(config *raft.Config) {
+					inner(config)
+					config.SnapshotRate, config.MaxInflightBytes = rate, window
+				}
+				c := startCluster(t, 3, options)
+				leader := c.leader()
+				follower := c.others(leader)[0]
+				c.lag(leader, follower)
+				c.network.Heal()
+				began := time.Now()
+				for i := 0; c.status(follower).LastIndex < c.status(leader).LastIndex; i++ {
+					require.Less(t, time.Since(began), 2*lacks*time.Second/rate, "it comes no nearer")
+					for end := time.Now().Add(pause); time.Now().Before(end) && c.status(follower).LastIndex < c.status(leader).LastIndex; {
+						time.Sleep(5 * time.Millisecond)
+					}
+					if pause < time.Minute {
+						c.propose(leader, fmt.Sprintf("%0400d", i))
+					}
+				}
+				require.Greater(t, time.Since(began), (lacks-window)*time.Second/rate*4/5, "sooner than the rate allows")
+			})
+		})
+	}
+}
+
+// Commands do not wait for that rate: where no majority goes on without a follower it
+// gets all that it takes.
+func TestNeededFollowerIsCaughtUpAtFullSpeed(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		options := cached(16 << 10)
+		inner := options.configure
+		options.configure = func(config *raft.Config) {
+			inner(config)
+			config.SnapshotRate, config.MaxInflightBytes = 100, 1<<10
+		}
+		c := startCluster(t, 3, options)
+		leader := c.leader()
+		c.lag(leader, c.others(leader)[0])
+		c.kill(c.others(leader)[1])
+		c.network.Heal()
+		time.Sleep(electionTimeout) // until the leader knows that it hears one only
+		c.propose(leader, "needs both")
+		require.Len(t, c.equal(), 61)
+	})
+}
+
 // A log that cannot be read stops the node, since it
 // may be damaged anywhere. The others go on without it.
 func TestFailedReadStopsTheNode(t *testing.T) {

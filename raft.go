@@ -382,8 +382,8 @@ func (c *core) deadline() time.Duration {
 		next = min(next, c.handover.deadline)
 	}
 	for _, p := range c.peers {
-		if t := p.transfer; t != nil && !t.busy && !p.otherDisk {
-			next = min(next, max(t.due, p.retryAt))
+		if t := p.transfer; t != nil && !t.busy && !p.otherDisk || p.paced {
+			next = min(next, max(c.due(p), p.retryAt))
 		}
 	}
 	return next

@@ -31,6 +31,8 @@ type progress struct {
 	slow       int           // how often it needed more patience: see patience
 	stuck      string        // what it has not acknowledged for long; empty once it does
 	transfer   *transfer     // of a snapshot that it needs
+	pace       pace          // of entries that are read for it
+	paced      bool          // nothing but that keeps the next ones from being read
 
 	left     bool // it is no member any more, and is told so
 	leftAt   time.Duration
@@ -64,9 +66,9 @@ func (p *progress) numbers() []uint64 {
 		n = append(n, uint64(f.prev), uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
 	if t := p.transfer; t != nil {
-		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.due), t.paced, uint64(t.pacedAt), uint64(t.sent), uint64(t.patience))
+		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.pace.at), uint64(t.pace.credit), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
+	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
 }
 
 // land forgets what is in flight up to an index.
@@ -106,8 +108,8 @@ func (c *core) peer(id NodeID) *progress {
 }
 
 // replicate sends a follower what it lacks, as far as its window allows. What
-// is not in memory any more is read first, and sent by handleEntriesRead: until
-// then the follower gets heartbeats only. While it is not known where the logs
+// is not in memory any more is read first, at a pace unless commands wait for it, and
+// sent by handleEntriesRead: until then the follower gets heartbeats only. While it is not known where the logs
 // agree nothing is read: a message without entries finds that out as well. One
 // that lacks what is compacted gets a snapshot.
 func (c *core) replicate(now time.Duration, p *progress) {
@@ -118,11 +120,15 @@ func (c *core) replicate(now time.Duration, p *progress) {
 		return
 	}
 	c.endTransfer(p) // if there was one, it is not needed any more
+	p.paced = false
 	for !p.otherDisk && !p.reading && now >= p.retryAt && c.mayFly(p) {
 		var entries Entries
 		switch inMemory := p.next >= c.log.cachedFrom(); {
 		case inMemory:
 			entries = c.log.from(p.next, c.batchBytes(p))
+		case !p.probing && now < c.due(p) && c.goOnWithout(now, p):
+			p.paced = true
+			return
 		case !p.probing:
 			p.reading = true
 			c.out.reads = append(c.out.reads, read{p.id, c.currentTerm, p.next, c.log.cachedFrom() - 1, c.batchBytes(p)})
@@ -139,6 +145,30 @@ func (c *core) replicate(now time.Duration, p *progress) {
 // lacksCompacted reports whether a follower lacks entries, or may, that are not
 // kept any more.
 func (c *core) lacksCompacted(p *progress) bool { return p.next < c.log.firstKept() }
+
+// due returns when the next chunk, or the next entries that must be read, may go to
+// a follower.
+func (c *core) due(p *progress) time.Duration {
+	if p.transfer != nil {
+		return p.transfer.pace.due(0, c.settings.snapshotRate)
+	}
+	return p.pace.due(c.log.grown, c.settings.snapshotRate)
+}
+
+// goOnWithout reports whether a majority in contact has more than a follower, so that
+// nothing is committed the later if that takes its time.
+func (c *core) goOnWithout(now time.Duration, follower *progress) bool {
+	matched := c.configuration.reached(func(id NodeID) uint64 {
+		if id == c.settings.id {
+			return uint64(c.log.durable)
+		}
+		if p := c.peer(id); p != follower && now < p.contact+c.settings.electionTimeout {
+			return uint64(p.match)
+		}
+		return 0
+	})
+	return Index(matched) > follower.match
+}
 
 // sendEntries sends a follower entries, the next ones for it, or none.
 func (c *core) sendEntries(now time.Duration, p *progress, entries Entries) {
@@ -186,7 +216,9 @@ func (c *core) handleEntriesRead(now time.Duration, e entriesRead) {
 	case err != nil:
 		_ = c.fail(fmt.Errorf("raft: node %s cannot read entries %d to %d of its log: %w", c.settings.id, e.first, e.last, err))
 	case p.next == e.first && !p.probing && !p.otherDisk && now >= p.retryAt:
-		c.sendEntries(now, p, e.entries.from(e.first, e.maxBytes))
+		entries := e.entries.from(e.first, e.maxBytes)
+		c.sendEntries(now, p, entries)
+		p.pace.spend(now, entries.Size(), c.log.grown, c.settings.snapshotRate, c.settings.maxInflightBytes)
 	}
 }
 

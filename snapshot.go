@@ -32,11 +32,8 @@ type transfer struct {
 	trouble string // why the last chunk could not be stored
 
 	// Of the leader.
-	busy    bool // a chunk is being read, or is under way
-	due     time.Duration
-	paced   uint64 // bytes sent since pacedAt: so the rate is kept
-	pacedAt time.Duration
-
+	pace     pace
+	busy     bool          // a chunk is being read, or is under way
 	sent     time.Duration // when the chunk left that is under way
 	patience time.Duration // how long its answer is waited for
 }
@@ -98,11 +95,11 @@ func (c *core) sendSnapshot(now time.Duration, p *progress) {
 			c.out.wantSnapshot = true // a state machine that keeps its own state has none before it is asked for one
 			return
 		}
-		t = &transfer{peer: p.id, id: c.snapshot, since: now, told: now, pacedAt: now}
+		t = &transfer{peer: p.id, id: c.snapshot, since: now, told: now}
 		p.transfer = t
 		c.tell("send snapshot", p.id, "it needs entry %d, and the log starts at %d: it gets the snapshot of entry %d", p.next, c.log.firstKept(), t.id.Index)
 	}
-	if t.busy || now < max(t.due, p.retryAt) {
+	if t.busy || now < max(c.due(p), p.retryAt) {
 		return
 	}
 	t.busy = true
@@ -150,11 +147,7 @@ func (c *core) handleChunkRead(now time.Duration, e chunkRead) {
 	t.sent, t.patience = now, c.patience(p, len(e.data))
 	c.out.requests = append(c.out.requests, request{to: p.id, message: message, term: c.currentTerm, role: c.role, patience: t.patience})
 	t.moved += uint64(len(e.data))
-	t.paced += uint64(len(e.data))
-	t.due = t.pacedAt + time.Duration(float64(t.paced)/float64(c.settings.snapshotRate)*float64(time.Second))
-	if t.due < now { // what was not used is not saved up
-		t.pacedAt, t.paced = now, 0
-	}
+	t.pace.spend(now, len(e.data), 0, c.settings.snapshotRate, 0)
 }
 
 // handleSnapshotAnswer goes on with what the follower wants next, or with the log

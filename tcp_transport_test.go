@@ -663,10 +663,11 @@ func TestTCPTooLargeAppendIsRefused(t *testing.T) {
 	assert.Empty(t, events.closed)
 
 	// What Send takes at the most fits into a frame.
-	largest := someAppend(a.headerTo(b.transportNode), 1, data[:maxStreamed-20])
+	largest := huge
+	largest.Entries = MakeEntries(LogEntry{Term: 3, Index: 1, Kind: EntryCommand, Data: huge.Entries.runs[0].body[:maxStreamed-20]})
 	largest.LeaderAddress = strings.Repeat("l", maxAddressBytes)
 	largest.From, largest.To = NodeID(strings.Repeat("f", maxIDBytes)), NodeID(strings.Repeat("t", maxIDBytes))
-	body, err := largest.AppendBinary(wire.BeginFrame(nil, kindStreamedAppend, 1<<63))
+	body, err := largest.AppendBinary(wire.BeginFrame(make([]byte, 0, wire.MaxFrame), kindStreamedAppend, 1<<63))
 	require.NoError(t, err)
 	assert.LessOrEqual(t, largest.Entries.encodedSize(), maxStreamed)
 	assert.NoError(t, wire.EndFrame(body, 0))

@@ -95,7 +95,7 @@ func TestTransferOfALargeState(t *testing.T) {
 	for _, p := range []struct {
 		name string
 		*phase
-	}{{"before", before}, {"during the transfer", transfer}, {"from there until it was back", comingBack}, {"after", after}} {
+	}{{"before", before}, {"during the transfer", transfer}, {"from there until it was back", comingBack}, {"all of that", transfer.with(comingBack)}, {"after", after}} {
 		t.Logf("%s: %d commands, p50 %v, p99 %v; heap at most %.1f MiB, %.1f MiB with garbage", p.name, p.total(), p.quantile(0.5), p.quantile(0.99), mib(p.live.Load()), mib(p.heap.Load()))
 	}
 }
@@ -320,6 +320,17 @@ const phaseStep = 50 * time.Microsecond
 
 func (p *phase) add(took time.Duration) {
 	p.counts[min(int(took/phaseStep), len(p.counts)-1)].Add(1)
+}
+
+// with returns what was in either.
+func (p *phase) with(q *phase) *phase {
+	both := new(phase)
+	for i := range both.counts {
+		both.counts[i].Store(p.counts[i].Load() + q.counts[i].Load())
+	}
+	both.live.Store(max(p.live.Load(), q.live.Load()))
+	both.heap.Store(max(p.heap.Load(), q.heap.Load()))
+	return both
 }
 
 func (p *phase) total() (total int) {
