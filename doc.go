@@ -62,8 +62,8 @@
 // hands out its state, and whether commands wait for that, is for it to choose:
 // [StateMachine], [StreamingStateMachine], [DurableStateMachine].
 //
-// This version never changes the members. README.md lists this and the other
-// limits.
+// The members change while all this goes on: [Node.AddVoter], [Node.ChangeMembers].
+// README.md lists the limits.
 //
 // # Goroutines, and who owns what
 //
