@@ -2,7 +2,6 @@ package raft
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"time"
 )
@@ -148,7 +147,7 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.preVote {
 		asked, role = c.currentTerm+1, PreCandidate
 	}
-	if c.role != role || e.term != asked || !c.configuration.isVoter(e.from) || c.ballots[e.from].granted {
+	if c.role != role || e.term != asked || c.ballots[e.from].granted {
 		return
 	}
 	if e.err != nil {
@@ -173,23 +172,31 @@ func lostBallot(err error) ballot {
 
 // countVotes moves on once a majority has granted.
 func (c *core) countVotes(now time.Duration) {
-	granted := map[NodeID]bool{}
-	won := c.configuration.reached(func(id NodeID) uint64 {
-		own := id == c.settings.id && (c.role == PreCandidate || c.candidacy <= c.durable)
-		granted[id] = own || c.ballots[id].granted
-		return bit(granted[id])
-	})
-	if won == 0 {
+	if c.configuration.reached(func(id NodeID) uint64 { return bit(c.hasVoteOf(id)) }) == 0 {
 		return
 	}
 	if c.role == PreCandidate {
 		c.startElection(now)
 		return
 	}
-	voters := len(granted)
-	maps.DeleteFunc(granted, func(_ NodeID, is bool) bool { return !is })
-	c.tell("become leader", "", "%d of %d voters granted their vote", len(granted), voters)
+	granted, voters := 0, 0
+	for _, m := range c.configuration.members {
+		if c.configuration.isVoter(m.ID) {
+			granted += int(bit(c.hasVoteOf(m.ID)))
+			voters++
+		}
+	}
+	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
 	c.becomeLeader(now)
+}
+
+// hasVoteOf reports whether a voter has granted its vote, or its pre-vote. The own
+// vote is one once it is durable.
+func (c *core) hasVoteOf(id NodeID) bool {
+	if id == c.settings.id {
+		return c.role == PreCandidate || c.candidacy <= c.durable
+	}
+	return c.ballots[id].granted
 }
 
 // reason puts a refusal into words, as said about the peer that refuses.

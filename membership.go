@@ -90,13 +90,16 @@ func (c configuration) isVoter(id NodeID) bool {
 }
 
 // reached returns the largest value that a majority has reached, in a joint phase a
-// majority of either half.
+// majority of either half. Nobody else is asked for a value.
 func (c configuration) reached(value func(NodeID) uint64) uint64 {
-	reached := majorityReached(c.incoming, value)
-	if c.isJoint() {
-		reached = min(reached, majorityReached(c.outgoing, value))
+	incoming, outgoing := make([]uint64, 0, 16), make([]uint64, 0, 16)
+	for _, id := range c.incoming {
+		incoming = append(incoming, value(id))
 	}
-	return reached
+	for _, id := range c.outgoing {
+		outgoing = append(outgoing, value(id))
+	}
+	return quorum.ReachedByBoth(incoming, outgoing)
 }
 
 // String lists the members.
@@ -118,14 +121,6 @@ func (c configuration) quorumWords() string {
 		words += fmt.Sprintf(" and %d of the %d before", quorum.Majority(len(c.outgoing)), len(c.outgoing))
 	}
 	return words
-}
-
-func majorityReached(voters []NodeID, value func(NodeID) uint64) uint64 {
-	values := make([]uint64, 0, 16)
-	for _, id := range voters {
-		values = append(values, value(id))
-	}
-	return quorum.Reached(values)
 }
 
 func byID(a, b Member) int { return cmp.Compare(a.ID, b.ID) }
