@@ -16,7 +16,7 @@ func (c *core) drawElectionWait() time.Duration {
 // campaign starts a pre-election, or, where this node alone is a majority, an
 // election at once.
 func (c *core) campaign(now time.Duration) {
-	if !c.configuration.isVoter(c.settings.id) {
+	if !c.mayLead() {
 		c.electionDeadline = now + c.drawElectionWait()
 		return
 	}
@@ -42,6 +42,13 @@ func (c *core) campaign(now time.Duration) {
 	}
 	c.becomePreCandidate(now)
 	c.askForVotes(VoteRequest{Term: c.currentTerm + 1, PreVote: true}, promise{})
+}
+
+// mayLead reports whether this node is a voter, or was one until a change that is not
+// known to be committed: its log may be the longest of all, so that nobody else can win
+// (§4.2.2). It does not count for itself then, and leads just to the end of the change.
+func (c *core) mayLead() bool {
+	return c.configuration.isVoter(c.settings.id) || c.configurationAt(c.commitIndex).isVoter(c.settings.id)
 }
 
 // startElection campaigns in the next term. The requests leave once the new
@@ -295,9 +302,10 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 }
 
-// stepsDownFor makes this node a follower if a response shows a later term.
+// stepsDownFor makes this node a follower if a response shows a later term. That of
+// a member that has left changes nothing: it only is to learn that it has.
 func (c *core) stepsDownFor(now time.Duration, from NodeID, term Term) bool {
-	if term <= c.currentTerm {
+	if _, member := c.configuration.member(from); term <= c.currentTerm || !member {
 		return false
 	}
 	c.tell("become follower", from, "it answers from term %d", term)
