@@ -165,6 +165,8 @@ func (c *core) plannedChange(expected Index, changes []MemberChange) (configurat
 		return configuration{}, errTooEarly
 	case c.handover != nil:
 		return configuration{}, fmt.Errorf("%w: leadership is being handed over to %s", ErrChangeInProgress, c.handover.to)
+	case c.departure > 0:
+		return configuration{}, fmt.Errorf("%w: %s is no voter any more and is about to step down", ErrChangeInProgress, c.settings.id)
 	case expected != 0 && expected != c.configuration.index:
 		return configuration{}, &ConfigurationMismatchError{Have: c.configuration.index}
 	default:
