@@ -253,7 +253,9 @@ func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
 	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
 	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
-		c.learnContacts(r.Contacts)
+		if r.Configuration == c.configuration.index { // else they may be of a member that was taken in anew since
+			c.learnContacts(r.Contacts)
+		}
 		if c.log.lastTerm() == c.currentTerm {
 			c.commitTo(r.Commit)
 			c.checkRemoved(r.Configuration)

@@ -67,6 +67,8 @@ type Member struct {
 	// Metadata is the application's: raft hands it to all members, in Status. At
 	// most 4 KiB.
 	Metadata []byte `json:"metadata,omitempty"`
+
+	added Index // the entry that added it; 0: it is a founding member
 }
 
 // maxMetadataBytes bounds the metadata of a member.
@@ -147,7 +149,7 @@ func (c *core) addressBook() map[NodeID]string {
 
 // encode returns the data of a configuration entry,
 //
-//	[[[id, address, role, priority, metadata], ...], [outgoing id, ...]]
+//	[[[id, address, role, priority, metadata, added], ...], [outgoing id, ...]]
 //
 // without what is zero at the end of a member, and without outgoing ones if there are
 // none: the same bytes for the same members.
@@ -174,6 +176,8 @@ func (c configuration) encode() []byte {
 func (m Member) encode(dst []byte) []byte {
 	fields := 3
 	switch {
+	case m.added > 0:
+		fields = 6
 	case len(m.Metadata) > 0:
 		fields = 5
 	case m.Priority > 0:
@@ -188,6 +192,9 @@ func (m Member) encode(dst []byte) []byte {
 	}
 	if fields > 4 {
 		dst = wire.AppendBytes(dst, m.Metadata)
+	}
+	if fields > 5 {
+		dst = wire.AppendUint(dst, uint64(m.added))
 	}
 	return dst
 }
@@ -206,7 +213,10 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 		if n > 4 {
 			m.Metadata = r.Bytes()
 		}
-		r.Skip(n - max(3, min(n, 5)))
+		if n > 5 {
+			m.added = Index(r.Uint())
+		}
+		r.Skip(n - max(3, min(n, 6)))
 		c.members = append(c.members, m)
 		if m.Role == Voter {
 			c.incoming = append(c.incoming, m.ID)
