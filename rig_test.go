@@ -53,6 +53,8 @@ type rig struct {
 	sync  int64                          // how many bytes of a snapshot are received between two syncs, likewise; 0: all
 	files uint64                         // counts the snapshots that were written
 
+	configuration ConfigurationEntry // in snapshots that are made by hand; zero: the first one
+
 	chunks map[EntryID]chunkRead // snapshots that were sent by hand
 	came   int                   // counts the snapshots that arrived
 
@@ -388,6 +390,7 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 	}
 	deadline := n.driver.core.electionDeadline
 	w := n.driver.advance(n.rig.now, events, batches)
+	n.Snapshots().join(n.driver.core.settings.fingerprint) // of a cluster that has taken it in just now, perhaps
 	if n.rig.watch != nil {
 		n.rig.watch(n, step{n.rig.now, deadline, events, batches}, w)
 	}
