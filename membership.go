@@ -108,12 +108,12 @@ func (c configuration) reached(value func(NodeID) uint64) uint64 {
 func (c configuration) String() string {
 	var words []string
 	for _, m := range c.members {
-		words = append(words, fmt.Sprintf("%s, a %s", m.ID, m.Role))
+		words = append(words, fmt.Sprintf("%s (%s)", m.ID, m.Role))
 	}
 	if c.isJoint() {
-		return "joint, of " + strings.Join(words, "; ")
+		return "joint: " + strings.Join(words, ", ")
 	}
-	return strings.Join(words, "; ")
+	return strings.Join(words, ", ")
 }
 
 // quorumWords says how many must agree.
