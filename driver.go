@@ -289,17 +289,18 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 }
 
 // adoptFingerprint has a node that waits to be added take the cluster's fingerprint
-// from the first leader that calls: that is the one that adds it.
+// from the first leader that calls, or candidate: that has it among its members. The
+// leader that adds it may be gone before it has called, and its vote be needed.
 func (d *driver) adoptFingerprint(h Header, event any) {
 	c := d.core
 	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id {
 		return
 	}
 	switch event.(type) {
-	case heartbeatArrived, appendArrived:
+	case voteRequested, heartbeatArrived, appendArrived:
 		c.settings.fingerprint = h.Fingerprint
 		c.remember()
-		c.tell("join cluster", h.From, "it leads the cluster of fingerprint %x", h.Fingerprint)
+		c.tell("join cluster", h.From, "it is of the cluster of fingerprint %x", h.Fingerprint)
 	}
 }
 
