@@ -8,19 +8,24 @@ import (
 // The configurations of a log (thesis §4.1): each is in force from the moment when its
 // entry is appended, committed or not, and goes with its entry if that is replaced.
 
-// adopt takes a configuration into force whose entry was appended. Nothing of what was
-// on record of a member that it adds holds any more: it is met anew.
+// adopt takes a configuration into force whose entry was appended.
 func (c *core) adopt(next configuration) {
-	for _, m := range next.members {
-		if _, known := c.configuration.member(m.ID); !known {
-			c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool { return contact.ID == m.ID })
-		}
-	}
+	c.meetAnew(next)
 	if c.configuration.index > 0 {
 		c.earlier = append(slices.Clip(c.earlier), c.configuration)
 	}
 	c.inForce(next)
 	c.remember()
+}
+
+// meetAnew forgets what was on record of members that were added since: they come with
+// another disk, perhaps, and are met anew.
+func (c *core) meetAnew(next configuration) {
+	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
+		m, member := next.member(contact.ID)
+		before, known := c.configuration.member(contact.ID)
+		return member && (!known || before.added != m.added)
+	})
 }
 
 // inForce puts a configuration into force.
@@ -82,6 +87,20 @@ func (c *core) forgetConfigurations() {
 		n++
 	}
 	c.earlier = slices.Clone(c.earlier[n:])
+	c.forgetStrangers()
+}
+
+// forgetStrangers forgets the disks of those who are members in no configuration that is
+// kept: the one that took them out is committed, and taken in again they are met anew.
+func (c *core) forgetStrangers() {
+	known := len(c.contacts)
+	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
+		isMember := func(one configuration) bool { _, is := one.member(contact.ID); return is }
+		return !isMember(c.configuration) && !slices.ContainsFunc(c.earlier, isMember)
+	})
+	if len(c.contacts) < known {
+		c.remember()
+	}
 }
 
 // configurationEntries returns what is to be kept of the configurations.
@@ -97,7 +116,7 @@ func (c *core) configurationEntries() []ConfigurationEntry {
 }
 
 // loadConfigurations takes over what the storage has kept beside the log. A write may
-// have said more than has become of the log.
+// have said more than has become of the log, or than is needed of it by now.
 func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 	for _, entry := range entries {
 		if entry.Index > c.log.last() {
@@ -112,6 +131,7 @@ func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 		}
 		c.inForce(one)
 	}
+	c.forgetConfigurations()
 	if c.configuration.index == 0 && !c.settings.join {
 		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
 	}

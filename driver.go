@@ -289,17 +289,18 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 }
 
 // adoptFingerprint has a node that waits to be added take the cluster's fingerprint
-// from the first leader that calls: that is the one that adds it.
+// from the first leader that calls, or candidate: that has it among its members. The
+// leader that adds it may be gone before it has called, and its vote be needed.
 func (d *driver) adoptFingerprint(h Header, event any) {
 	c := d.core
 	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id {
 		return
 	}
 	switch event.(type) {
-	case heartbeatArrived, appendArrived:
+	case voteRequested, heartbeatArrived, appendArrived:
 		c.settings.fingerprint = h.Fingerprint
 		c.remember()
-		c.tell("join cluster", h.From, "it leads the cluster of fingerprint %x", h.Fingerprint)
+		c.tell("join cluster", h.From, "it is of the cluster of fingerprint %x", h.Fingerprint)
 	}
 }
 
@@ -609,6 +610,7 @@ func (d *driver) clone() *driver {
 	e.waiting = slices.Clone(d.waiting)
 	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
+	e.reconfiguration = d.reconfiguration.clone()
 	e.compaction.marks, e.compaction.waiters = slices.Clone(d.compaction.marks), slices.Clone(d.compaction.waiters)
 	return &e
 }
@@ -627,10 +629,13 @@ func (d *driver) hash() uint64 {
 			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
 		case snapshotAnswered:
 			fmt.Fprintln(h, e.change, a.from, a.term, a.id, a.response)
+		case timeoutNowAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
 		}
 	}
 	p := d.compaction
 	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
+	fmt.Fprintln(h, d.reconfiguration.words()...)
 	for _, r := range d.requests {
 		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
 	}
