@@ -8,19 +8,24 @@ import (
 // The configurations of a log (thesis §4.1): each is in force from the moment when its
 // entry is appended, committed or not, and goes with its entry if that is replaced.
 
-// adopt takes a configuration into force whose entry was appended. Nothing of what was
-// on record of a member that it adds holds any more: it is met anew.
+// adopt takes a configuration into force whose entry was appended.
 func (c *core) adopt(next configuration) {
-	for _, m := range next.members {
-		if _, known := c.configuration.member(m.ID); !known {
-			c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool { return contact.ID == m.ID })
-		}
-	}
+	c.meetAnew(next)
 	if c.configuration.index > 0 {
 		c.earlier = append(slices.Clip(c.earlier), c.configuration)
 	}
 	c.inForce(next)
 	c.remember()
+}
+
+// meetAnew forgets what was on record of members that were added since: they come with
+// another disk, perhaps, and are met anew.
+func (c *core) meetAnew(next configuration) {
+	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
+		m, member := next.member(contact.ID)
+		before, known := c.configuration.member(contact.ID)
+		return member && (!known || before.added != m.added)
+	})
 }
 
 // inForce puts a configuration into force.

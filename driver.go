@@ -608,6 +608,7 @@ func (d *driver) clone() *driver {
 	e.waiting = slices.Clone(d.waiting)
 	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
+	e.reconfiguration = d.reconfiguration.clone()
 	e.compaction.marks, e.compaction.waiters = slices.Clone(d.compaction.marks), slices.Clone(d.compaction.waiters)
 	return &e
 }
@@ -626,10 +627,13 @@ func (d *driver) hash() uint64 {
 			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
 		case snapshotAnswered:
 			fmt.Fprintln(h, e.change, a.from, a.term, a.id, a.response)
+		case timeoutNowAnswered:
+			fmt.Fprintln(h, e.change, a.from, a.term, a.response)
 		}
 	}
 	p := d.compaction
 	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
+	fmt.Fprintln(h, d.reconfiguration.words()...)
 	for _, r := range d.requests {
 		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
 	}

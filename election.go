@@ -2,7 +2,6 @@ package raft
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"time"
 )
@@ -17,7 +16,7 @@ func (c *core) drawElectionWait() time.Duration {
 // campaign starts a pre-election, or, where this node alone is a majority, an
 // election at once.
 func (c *core) campaign(now time.Duration) {
-	if !c.configuration.isVoter(c.settings.id) {
+	if !c.mayLead() {
 		c.electionDeadline = now + c.drawElectionWait()
 		return
 	}
@@ -43,6 +42,13 @@ func (c *core) campaign(now time.Duration) {
 	}
 	c.becomePreCandidate(now)
 	c.askForVotes(VoteRequest{Term: c.currentTerm + 1, PreVote: true}, promise{})
+}
+
+// mayLead reports whether this node is a voter, or was one until a change that is not
+// known to be committed: its log may be the longest of all, so that nobody else can win
+// (§4.2.2). It does not count for itself then, and leads just to the end of the change.
+func (c *core) mayLead() bool {
+	return c.configuration.isVoter(c.settings.id) || c.configurationAt(c.commitIndex).isVoter(c.settings.id)
 }
 
 // startElection campaigns in the next term. The requests leave once the new
@@ -148,7 +154,7 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.preVote {
 		asked, role = c.currentTerm+1, PreCandidate
 	}
-	if c.role != role || e.term != asked || !c.configuration.isVoter(e.from) || c.ballots[e.from].granted {
+	if c.role != role || e.term != asked || c.ballots[e.from].granted {
 		return
 	}
 	if e.err != nil {
@@ -173,23 +179,31 @@ func lostBallot(err error) ballot {
 
 // countVotes moves on once a majority has granted.
 func (c *core) countVotes(now time.Duration) {
-	granted := map[NodeID]bool{}
-	won := c.configuration.reached(func(id NodeID) uint64 {
-		own := id == c.settings.id && (c.role == PreCandidate || c.candidacy <= c.durable)
-		granted[id] = own || c.ballots[id].granted
-		return bit(granted[id])
-	})
-	if won == 0 {
+	if c.configuration.reached(func(id NodeID) uint64 { return bit(c.hasVoteOf(id)) }) == 0 {
 		return
 	}
 	if c.role == PreCandidate {
 		c.startElection(now)
 		return
 	}
-	voters := len(granted)
-	maps.DeleteFunc(granted, func(_ NodeID, is bool) bool { return !is })
-	c.tell("become leader", "", "%d of %d voters granted their vote", len(granted), voters)
+	granted, voters := 0, 0
+	for _, m := range c.configuration.members {
+		if c.configuration.isVoter(m.ID) {
+			granted += int(bit(c.hasVoteOf(m.ID)))
+			voters++
+		}
+	}
+	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
 	c.becomeLeader(now)
+}
+
+// hasVoteOf reports whether a voter has granted its vote, or its pre-vote. The own
+// vote is one once it is durable.
+func (c *core) hasVoteOf(id NodeID) bool {
+	if id == c.settings.id {
+		return c.role == PreCandidate || c.candidacy <= c.durable
+	}
+	return c.ballots[id].granted
 }
 
 // reason puts a refusal into words, as said about the peer that refuses.
@@ -239,7 +253,9 @@ func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
 	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
 	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
-		c.learnContacts(r.Contacts)
+		if r.Configuration == c.configuration.index { // else they may be of a member that was taken in anew since
+			c.learnContacts(r.Contacts)
+		}
 		if c.log.lastTerm() == c.currentTerm {
 			c.commitTo(r.Commit)
 			c.checkRemoved(r.Configuration)
@@ -288,9 +304,10 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 }
 
-// stepsDownFor makes this node a follower if a response shows a later term.
+// stepsDownFor makes this node a follower if a response shows a later term. That of
+// a member that has left changes nothing: it only is to learn that it has.
 func (c *core) stepsDownFor(now time.Duration, from NodeID, term Term) bool {
-	if term <= c.currentTerm {
+	if _, member := c.configuration.member(from); term <= c.currentTerm || !member {
 		return false
 	}
 	c.tell("become follower", from, "it answers from term %d", term)

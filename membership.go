@@ -67,6 +67,8 @@ type Member struct {
 	// Metadata is the application's: raft hands it to all members, in Status. At
 	// most 4 KiB.
 	Metadata []byte `json:"metadata,omitempty"`
+
+	added Index // the entry that added it; 0: it is a founding member
 }
 
 // maxMetadataBytes bounds the metadata of a member.
@@ -90,25 +92,28 @@ func (c configuration) isVoter(id NodeID) bool {
 }
 
 // reached returns the largest value that a majority has reached, in a joint phase a
-// majority of either half.
+// majority of either half. Nobody else is asked for a value.
 func (c configuration) reached(value func(NodeID) uint64) uint64 {
-	reached := majorityReached(c.incoming, value)
-	if c.isJoint() {
-		reached = min(reached, majorityReached(c.outgoing, value))
+	incoming, outgoing := make([]uint64, 0, 16), make([]uint64, 0, 16)
+	for _, id := range c.incoming {
+		incoming = append(incoming, value(id))
 	}
-	return reached
+	for _, id := range c.outgoing {
+		outgoing = append(outgoing, value(id))
+	}
+	return quorum.ReachedByBoth(incoming, outgoing)
 }
 
 // String lists the members.
 func (c configuration) String() string {
 	var words []string
 	for _, m := range c.members {
-		words = append(words, fmt.Sprintf("%s, a %s", m.ID, m.Role))
+		words = append(words, fmt.Sprintf("%s (%s)", m.ID, m.Role))
 	}
 	if c.isJoint() {
-		return "joint, of " + strings.Join(words, "; ")
+		return "joint: " + strings.Join(words, ", ")
 	}
-	return strings.Join(words, "; ")
+	return strings.Join(words, ", ")
 }
 
 // quorumWords says how many must agree.
@@ -118,14 +123,6 @@ func (c configuration) quorumWords() string {
 		words += fmt.Sprintf(" and %d of the %d before", quorum.Majority(len(c.outgoing)), len(c.outgoing))
 	}
 	return words
-}
-
-func majorityReached(voters []NodeID, value func(NodeID) uint64) uint64 {
-	values := make([]uint64, 0, 16)
-	for _, id := range voters {
-		values = append(values, value(id))
-	}
-	return quorum.Reached(values)
 }
 
 func byID(a, b Member) int { return cmp.Compare(a.ID, b.ID) }
@@ -152,7 +149,7 @@ func (c *core) addressBook() map[NodeID]string {
 
 // encode returns the data of a configuration entry,
 //
-//	[[[id, address, role, priority, metadata], ...], [outgoing id, ...]]
+//	[[[id, address, role, priority, metadata, added], ...], [outgoing id, ...]]
 //
 // without what is zero at the end of a member, and without outgoing ones if there are
 // none: the same bytes for the same members.
@@ -179,6 +176,8 @@ func (c configuration) encode() []byte {
 func (m Member) encode(dst []byte) []byte {
 	fields := 3
 	switch {
+	case m.added > 0:
+		fields = 6
 	case len(m.Metadata) > 0:
 		fields = 5
 	case m.Priority > 0:
@@ -193,6 +192,9 @@ func (m Member) encode(dst []byte) []byte {
 	}
 	if fields > 4 {
 		dst = wire.AppendBytes(dst, m.Metadata)
+	}
+	if fields > 5 {
+		dst = wire.AppendUint(dst, uint64(m.added))
 	}
 	return dst
 }
@@ -211,7 +213,10 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 		if n > 4 {
 			m.Metadata = r.Bytes()
 		}
-		r.Skip(n - max(3, min(n, 5)))
+		if n > 5 {
+			m.added = Index(r.Uint())
+		}
+		r.Skip(n - max(3, min(n, 6)))
 		c.members = append(c.members, m)
 		if m.Role == Voter {
 			c.incoming = append(c.incoming, m.ID)

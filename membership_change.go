@@ -74,7 +74,7 @@ func (change MemberChange) apply(members map[NodeID]Member) error {
 		delete(members, m.ID)
 		return nil
 	}
-	m.Metadata = bytes.Clone(m.Metadata)
+	m.Metadata, m.added = bytes.Clone(m.Metadata), present.added
 	members[m.ID] = m
 	return nil
 }
@@ -165,6 +165,8 @@ func (c *core) plannedChange(expected Index, changes []MemberChange) (configurat
 		return configuration{}, errTooEarly
 	case c.handover != nil:
 		return configuration{}, fmt.Errorf("%w: leadership is being handed over to %s", ErrChangeInProgress, c.handover.to)
+	case c.departure > 0:
+		return configuration{}, fmt.Errorf("%w: %s is no voter any more and is about to step down", ErrChangeInProgress, c.settings.id)
 	case expected != 0 && expected != c.configuration.index:
 		return configuration{}, &ConfigurationMismatchError{Have: c.configuration.index}
 	default:
@@ -180,6 +182,11 @@ func (c *core) committedInTerm() bool {
 
 // enter appends the entry of a configuration, which is in force from now on.
 func (c *core) enter(now time.Duration, next configuration) {
+	for i, m := range next.members {
+		if _, known := c.configuration.member(m.ID); !known {
+			next.members[i].added = c.log.last() + 1
+		}
+	}
 	data := next.encode()
 	next, err := decodeConfiguration(c.log.last()+1, data)
 	if err != nil {

@@ -64,6 +64,38 @@ type catchUp struct {
 // maxRounds is how many rounds a newcomer gets to catch up.
 const maxRounds = 10
 
+// clone returns an independent copy, but for those who wait.
+func (r reconfiguration) clone() reconfiguration {
+	r.early, r.catchUps = slices.Clone(r.early), slices.Clone(r.catchUps)
+	for i, u := range r.catchUps {
+		v := *u
+		r.catchUps[i] = &v
+	}
+	if r.change != nil {
+		w := *r.change
+		r.change = &w
+	}
+	return r
+}
+
+// words lists the state for a digest.
+func (r reconfiguration) words() []any {
+	words := []any{len(r.early)}
+	for _, e := range r.early {
+		words = append(words, e.expected, e.changes)
+	}
+	for _, u := range r.catchUps {
+		words = append(words, u.id, u.target, u.since, u.rounds)
+	}
+	if w := r.change; w != nil {
+		words = append(words, w.index, w.term)
+	}
+	if w := r.handover; w != nil {
+		words = append(words, w.to, w.until)
+	}
+	return words
+}
+
 // endWait ends a wait with an index or an error.
 func (d *driver) endWait(done func(Index, error), index Index, err error) {
 	d.work.outcomes = append(d.work.outcomes, waitOutcome{done, index, err})
@@ -80,6 +112,7 @@ func (d *driver) handleChangeWanted(now time.Duration, e changeWanted) {
 		d.endWait(e.done, 0, d.notLeader())
 		return
 	}
+	d.settleChange() // the one before may have been committed just now
 	next, err := c.plannedChange(e.expected, e.changes)
 	switch {
 	case errors.Is(err, errTooEarly) && len(r.early) < maxEarly:
@@ -105,6 +138,7 @@ func (d *driver) handleTransferWanted(now time.Duration, e transferWanted) {
 		d.endWait(e.done, 0, d.notLeader())
 		return
 	}
+	d.settleHandover(now) // the one before may have failed just now
 	if e.to == "" {
 		e.to = c.mostUpToDate(now)
 	}

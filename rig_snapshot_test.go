@@ -82,8 +82,12 @@ func (r *rig) noteCommitted(entries Entries) {
 func (r *rig) writeSnapshot(store *SnapshotStore, entries Entries) {
 	id := EntryID{entries.last(), entries.terms()[len(entries.terms())-1].Term}
 	require.NoError(r.t, store.open(r.fingerprint))
+	members := r.configuration
+	if members.Index == 0 {
+		members = r.first(r.ids[0]).HardState.Configurations[0]
+	}
 	written := store.write(r.t.Context(), snapshotJob{
-		metadata: SnapshotMetadata{EntryID: id, Configuration: r.first(r.ids[0]).HardState.Configurations[0]},
+		metadata: SnapshotMetadata{EntryID: id, Configuration: members},
 		view:     stateView(stateAfter(entries)),
 	})
 	require.NoError(r.t, written.err)

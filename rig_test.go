@@ -53,10 +53,14 @@ type rig struct {
 	sync  int64                          // how many bytes of a snapshot are received between two syncs, likewise; 0: all
 	files uint64                         // counts the snapshots that were written
 
+	configuration ConfigurationEntry // in snapshots that are made by hand; zero: the first one
+
 	chunks map[EntryID]chunkRead // snapshots that were sent by hand
 	came   int                   // counts the snapshots that arrived
 
 	fingerprint [16]byte
+
+	configurations []ConfigurationEntry // that were committed, in order
 
 	leaders   map[Term]NodeID            // G1
 	entries   map[place]string           // G2: what stands at an index and term, and after which term
@@ -92,6 +96,7 @@ type packet struct {
 type rigNode struct {
 	rig         *rig
 	id          NodeID
+	joins       bool // it is no founding member
 	incarnation uint64
 	life        int // counts the processes
 	started     bool
@@ -178,14 +183,21 @@ func (r *rig) core(id NodeID) *core    { return r.nodes[id].driver.core }
 func (r *rig) founding(id NodeID) Config {
 	peers := map[NodeID]string{}
 	for _, other := range r.ids {
-		peers[other] = string(other) + ".example:1"
+		if !r.nodes[other].joins {
+			peers[other] = string(other) + ".example:1"
+		}
 	}
-	return NewConfig(id, peers[id], peers)
+	return NewConfig(id, string(id)+".example:1", peers)
 }
 
-func (r *rig) first(id NodeID) SaveBatch { return bootstrap(r.founding(id), r.nodes[id].incarnation) }
+func (r *rig) first(id NodeID) SaveBatch {
+	if n := r.nodes[id]; n.joins {
+		return SaveBatch{HardState: &HardState{ID: id, Incarnation: n.incarnation}}
+	}
+	return bootstrap(r.founding(id), r.nodes[id].incarnation)
+}
 
-// start starts a founding member for the first time.
+// start starts a node for the first time.
 func (r *rig) start(id NodeID) {
 	r.nodes[id].open()
 	require.NoError(r.t, r.nodes[id].storage.Save(r.first(id)))
@@ -253,7 +265,7 @@ func (n *rigNode) warm() {
 func (r *rig) contacts(id NodeID) []Contact {
 	var contacts []Contact
 	for _, other := range r.ids {
-		if other != id {
+		if other != id && !r.nodes[other].joins {
 			contacts = append(contacts, Contact{other, r.nodes[other].incarnation})
 		}
 	}
@@ -302,7 +314,7 @@ func (n *rigNode) boot(restarted bool) {
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: beat, electionTimeout: wait, diskStallLimit: 5 * wait,
 		maxBatchBytes: 1 << 20, maxInflightBytes: 16 << 20, maxInflightMessages: 64,
-		snapshotRate: math.MaxInt, chunkBytes: 256 << 10,
+		snapshotRate: math.MaxInt, chunkBytes: 256 << 10, join: n.joins,
 	}
 	if n.rig.tune != nil {
 		n.rig.tune(&settings)
@@ -378,6 +390,7 @@ func (n *rigNode) advance(events []any, batches []*batch) {
 	}
 	deadline := n.driver.core.electionDeadline
 	w := n.driver.advance(n.rig.now, events, batches)
+	n.Snapshots().join(n.driver.core.settings.fingerprint) // of a cluster that has taken it in just now, perhaps
 	if n.rig.watch != nil {
 		n.rig.watch(n, step{n.rig.now, deadline, events, batches}, w)
 	}
@@ -565,6 +578,8 @@ func arrival(request any, respond responder) any {
 		return appendArrived{m, respond}
 	case *InstallSnapshot:
 		return snapshotArrived{m, respond}
+	case *TimeoutNow:
+		return timeoutNowArrived{m, respond}
 	default:
 		panic(fmt.Sprintf("no event for %T", m))
 	}
@@ -595,6 +610,9 @@ func answered(from NodeID, request, answer any, err error) any {
 	case *InstallSnapshot:
 		response, _ := answer.(*SnapshotResponse)
 		return snapshotAnswered{from, m.Term, EntryID{m.LastIndex, m.LastTerm}, response, err}
+	case *TimeoutNow:
+		response, _ := answer.(*TimeoutNowResponse)
+		return timeoutNowAnswered{from, m.Term, response, err}
 	default:
 		panic(fmt.Sprintf("no event for the answer to %T", m))
 	}
@@ -623,6 +641,8 @@ func (p *packet) asked(id NodeID) bool {
 	case *AppendEntries:
 		return m.From == id
 	case *InstallSnapshot:
+		return m.From == id
+	case *TimeoutNow:
 		return m.From == id
 	}
 	return false
@@ -908,6 +928,8 @@ func (r *rig) fillHeader(from, to NodeID, request any) {
 		m.Header = h
 	case *InstallSnapshot:
 		m.Header = h
+	case *TimeoutNow:
+		m.Header = h
 	}
 }
 
@@ -1066,10 +1088,11 @@ func (n *rigNode) inspect() {
 	}
 	n.checkLog()
 	n.checkCommitted()
+	n.checkConfigurations()
 	if n.was != nil {
 		require.GreaterOrEqual(r.t, c.commitIndex, n.was.commitIndex, "G6: commit index of %s", n.id)
 	}
-	n.was = &core{commitIndex: c.commitIndex, log: c.log.clone()}
+	n.was = &core{commitIndex: c.commitIndex, reconfigured: c.reconfigured, log: c.log.clone()}
 }
 
 // checkLeader is G1, at most one leader per term, and G4, a leader has every
@@ -1172,6 +1195,8 @@ func (n *rigNode) checkRequest(request request) {
 		require.True(r.t, log.matches(m.LastLogIndex, m.LastLogTerm), "G8: candidate %s speaks of entry %d@%d, which its disk does not have", n.id, m.LastLogIndex, m.LastLogTerm)
 	case *Heartbeat:
 		lead(m.Term)
+	case *TimeoutNow:
+		lead(m.Term)
 	case *AppendEntries:
 		lead(m.Term)
 		n.checkEntries(m)
@@ -1209,6 +1234,8 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 			n.checkVote(to, m)
 		}
 	case *HeartbeatResponse:
+		term = m.Term
+	case *TimeoutNowResponse:
 		term = m.Term
 	case *AppendResponse:
 		term = m.Term
@@ -1263,8 +1290,9 @@ func (r *rig) requireHealthy() {
 func (r *rig) requireEqual() {
 	r.t.Helper()
 	leader := r.core(r.leader())
+	require.False(r.t, leader.configuration.isJoint(), "a joint phase does not end\n%s", r)
 	for _, id := range r.ids {
-		if !r.up(id) {
+		if _, member := leader.configuration.member(id); !r.up(id) || !member {
 			continue
 		}
 		c := r.core(id)

@@ -35,6 +35,7 @@ import (
 //	a writes term 2, vote a      a write is handed to its disk
 //	a -> b: RequestVote(...)     a message leaves
 //	a answers x: ...             whoever proposed x at a learns its outcome
+//	a answers that ...           whoever wanted something else of a learns it
 //	a restores 10@2              its state machine becomes what its snapshot says
 //	a stops: ...                 its process ends, with the reason
 //
@@ -64,11 +65,11 @@ type scriptCommand struct {
 // there are. Times are written as 2 timeouts, 1 heartbeat or 150ms.
 var scriptCommands = []scriptCommand{
 	// The cluster at the start.
-	{"nodes", "nodes NAME... [in files]: members of a new cluster, none of which runs; in files: on disks that can lose power", (*script).makeNodes},
+	{"nodes", "nodes NAME... [joining NAME...] [in files]: members of a new cluster, and nodes that are none yet; none of them runs; in files: on disks that can lose power", (*script).makeNodes},
 	{"limits", "limits [batch BYTES] [window MESSAGES] [cache BYTES] [chunk BYTES] [sync BYTES] [snapshots ENTRIES] [trailing ENTRIES]: of nodes that start from now on", (*script).setLimits},
 	{"seed", "seed NUMBER: of the chance in nodes that start from now on", (*script).setSeed},
-	{"start", "start NODE...: for the first time, with nothing but the first configuration", (*script).start},
-	{"lead", "lead NODE: all start for the first time, and this one is elected, of which nothing is printed", (*script).lead},
+	{"start", "start NODE...: for the first time, with nothing but the first configuration; or without, waiting to be taken in", (*script).start},
+	{"lead", "lead NODE: all members start for the first time, and this one is elected, of which nothing is printed", (*script).lead},
 	{"given", "given NODE: log RUNS[, term N][, vote NODE][, commit N][, compacted N][, snapshot N][, cold][, restarted]: it runs, in this state; its snapshot is of what is compacted if nothing else is said", (*script).startGiven},
 
 	// Time, and elections.
@@ -110,12 +111,15 @@ var scriptCommands = []scriptCommand{
 	// Callers.
 	{"propose", "propose NODE COMMAND...: in one batch; x*100 is a command of 100 bytes", (*script).propose},
 	{"take", "take NODE...: somebody wants a snapshot of it", (*script).take},
+	{"change", "change NODE [based on N]: add|learn|promote|demote|remove NODE, ...: somebody wants it to have the members changed; learn adds a learner", (*script).changeMembers},
+	{"transfer", "transfer NODE [to NODE]: somebody wants it to hand leadership over", (*script).transferLeadership},
 
 	// Looking.
 	{"show", "show KIND...: notes, commits, writes, messages, heartbeats, answers or times are printed", (*script).show},
 	{"hide", "hide KIND...: they are not", (*script).hide},
 	{"state", "state [NODE...]", (*script).state},
 	{"disk", "disk NODE...: what its storage holds", (*script).disk},
+	{"members", "members [NODE...]: the configuration in force, and those before it that are kept", (*script).members},
 	{"peers", "peers NODE: what a leader knows of the others", (*script).peers},
 	{"table", "table: the messages that are under way", (*script).table},
 	{"applied", "applied [NODE...]: the commands that its state machine was given since its start, and what it has of a snapshot in parentheses", (*script).applied},
@@ -179,6 +183,8 @@ func TestScriptReportsMistakes(t *testing.T) {
 		given + "send a -> b: HeartbeatAnswer(term 2)":       "answers are sent with reply",
 		given + "reply a -> b: HeartbeatAnswer(term 2)":      "b has asked a nothing of the kind",
 		given + "reply a -> b: VoteAnswer(term 2)":           "either granted or refused",
+		given + "change b: juggle a":                         `"juggle a" is no change`,
+		given + "change b: add":                              "a node is missing",
 	} {
 		_, problems := runScript(t, "story.txt", text)
 		require.Len(t, problems, 1, text)
@@ -222,6 +228,7 @@ func TestScriptReadsWhatItWrites(t *testing.T) {
 		"Heartbeat(term 2, commit 1)", "HeartbeatAnswer(term 2)",
 		"AppendEntries(term 2, prev 1@1, entries 2..4@1 5@2, commit 1)", "AppendEntries(term 2, prev 1@1, commit 1)",
 		"AppendAnswer(term 2, match 3)", "AppendAnswer(term 2, rejected behind 5, agree 3@1)",
+		"TimeoutNow(term 2)", "TimeoutNowAnswer(term 3, campaigns)", "TimeoutNowAnswer(term 2, does not campaign)",
 	} {
 		message, err := parseMessage(r, text)
 		require.NoError(t, err)
@@ -555,26 +562,35 @@ func shortened(command string) string {
 // The handlers: the cluster at the start.
 
 func (s *script) makeNodes() {
-	var names []string
-	files := false
-	for len(s.words) > 0 && !files {
-		if files = s.optional("in", "files"); !files {
-			name := s.word("")
-			if slices.Contains(names, name) || !NodeID(name).valid() {
-				s.mistake("%q cannot be the name of a node", name)
-			}
-			names = append(names, name)
-		}
-	}
+	names := s.names(nil)
 	if len(names) == 0 {
 		s.mistake("a node is missing")
 	}
+	var joiners []string
+	if s.optional("joining") {
+		joiners = s.names(names)
+	}
+	files := s.optional("in", "files")
 	s.rig = newRig(s.t, strings.Join(names, " "))
+	s.rig.addJoiners(strings.Join(joiners, " "))
 	s.rig.watch, s.rig.sent, s.rig.ended = s.narrate, s.post, s.tell
 	clear(s.life)
 	if files {
 		s.rig.inFiles()
 	}
+}
+
+// names reads names for nodes, up to another word of nodes, but for those taken.
+func (s *script) names(taken []string) []string {
+	var names []string
+	for len(s.words) > 0 && s.words[0] != "joining" && s.words[0] != "in" {
+		name := s.word("")
+		if slices.Contains(names, name) || slices.Contains(taken, name) || !NodeID(name).valid() {
+			s.mistake("%q cannot be the name of a node", name)
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func (s *script) setLimits() {
@@ -611,7 +627,9 @@ func (s *script) lead() {
 	id := s.node()
 	s.silently(func() {
 		for _, other := range s.rig.ids {
-			s.rig.start(other)
+			if !s.rig.nodes[other].joins {
+				s.rig.start(other)
+			}
 		}
 		s.rig.elect(id)
 	})
@@ -890,7 +908,77 @@ func (s *script) take() {
 	})
 }
 
+func (s *script) changeMembers() {
+	id := s.running()
+	var expected Index
+	if s.optional("based", "on") {
+		expected = Index(s.number(s.word("an index")))
+	}
+	changes := s.readChanges()
+	s.rig.do(id, changeWanted{expected, changes, func(index Index, err error) {
+		switch {
+		case s.hidden["answers"]:
+		case err != nil:
+			s.print("%s answers that the members are not changed: %s", id, wordsOf(err))
+		default:
+			s.print("%s answers that the members are those of entry %d", id, index)
+		}
+	}})
+}
+
+// readChanges reads the changes behind the colon.
+func (s *script) readChanges() []MemberChange {
+	makes := map[string]func(NodeID) MemberChange{
+		"add": s.rig.adds, "learn": s.rig.addsLearner, "promote": s.rig.promotes, "demote": s.rig.demotes, "remove": removes,
+	}
+	var changes []MemberChange
+	for _, text := range strings.Split(s.rest, ", ") {
+		s.words = append(s.words, strings.Fields(text)...)
+		make, known := makes[s.word("a change")]
+		if !known {
+			s.mistake("%q is no change", text)
+		}
+		changes = append(changes, make(s.node()))
+	}
+	s.rest = ""
+	return changes
+}
+
+func (s *script) transferLeadership() {
+	id := s.running()
+	var to NodeID
+	if s.optional("to") {
+		to = s.node()
+	}
+	s.rig.do(id, transferWanted{to, func(_ Index, err error) {
+		switch {
+		case s.hidden["answers"]:
+		case err != nil:
+			s.print("%s answers that it did not hand over: %s", id, wordsOf(err))
+		default:
+			s.print("%s answers that %s leads", id, s.rig.core(id).leader)
+		}
+	}})
+}
+
 // Looking.
+
+func (s *script) members() {
+	s.eachOrAll(func(id NodeID) {
+		if !s.rig.up(id) {
+			return
+		}
+		c := s.rig.core(id)
+		line := membersLine(c.configuration)
+		if len(c.earlier) > 0 || c.configuration.index > 1 {
+			line += fmt.Sprintf(", since entry %d", c.configuration.index)
+		}
+		for _, before := range slices.Backward(c.earlier) {
+			line += fmt.Sprintf("; since %d %s", before.index, membersLine(before))
+		}
+		s.print("%s: %s", id, line)
+	})
+}
 
 var lineKinds = []string{"notes", "commits", "writes", "messages", "heartbeats", "answers", "times"}
 

@@ -3,6 +3,7 @@ package raft
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,7 @@ import (
 // answer comes, a Refusal an error in place of an answer.
 var messageKinds = []string{
 	"RequestVote", "VoteAnswer", "PreVote", "PreVoteAnswer", "Heartbeat", "HeartbeatAnswer", "AppendEntries", "AppendAnswer",
-	"InstallSnapshot", "SnapshotAnswer", "Refusal", "Loss",
+	"InstallSnapshot", "SnapshotAnswer", "TimeoutNow", "TimeoutNowAnswer", "Refusal", "Loss",
 }
 
 func messageKind(message any) string {
@@ -43,6 +44,10 @@ func messageKind(message any) string {
 		return "InstallSnapshot"
 	case *SnapshotResponse:
 		return "SnapshotAnswer"
+	case *TimeoutNow:
+		return "TimeoutNow"
+	case *TimeoutNowResponse:
+		return "TimeoutNowAnswer"
 	default:
 		panic(fmt.Sprintf("no word for %T", message))
 	}
@@ -140,6 +145,11 @@ func messageLine(message any) string {
 			add("match %d", m.Match)
 		}
 		add("next %d", m.Next)
+	case *TimeoutNow:
+		add("term %d", m.Term)
+	case *TimeoutNowResponse:
+		add("term %d", m.Term)
+		add("%s", map[bool]string{true: "campaigns", false: "does not campaign"}[m.Started])
 	}
 	return fmt.Sprintf("%s(%s)", messageKind(message), strings.Join(fields, ", "))
 }
@@ -265,8 +275,10 @@ func batchLine(batch *SaveBatch, before StorageState) string {
 				add("vote %s", h.VotedFor)
 			}
 		}
-		for _, contact := range h.Contacts[len(before.HardState.Contacts):] {
-			add("contact with %s", contact.ID)
+		for _, contact := range h.Contacts {
+			if !slices.Contains(before.HardState.Contacts, contact) {
+				add("contact with %s", contact.ID)
+			}
 		}
 	}
 	if at := batch.Compacted; at.Index > 0 {
@@ -450,6 +462,12 @@ func parseMessage(r *rig, text string) (any, error) {
 	case "SnapshotAnswer":
 		f, err := parseFields(body, "term", "match", "next")
 		return &SnapshotResponse{Term: f.term(&err), Match: f.index("match", &err), Next: uint64(f.index("next", &err))}, err
+	case "TimeoutNow":
+		f, err := parseFields(body, "term")
+		return &TimeoutNow{Term: f.term(&err)}, err
+	case "TimeoutNowAnswer":
+		f, err := parseFields(body, "term", "campaigns", "does not campaign")
+		return &TimeoutNowResponse{Term: f.term(&err), Started: f.has("campaigns")}, err
 	default:
 		return nil, fmt.Errorf("there is no message %q: there are %s", kind, strings.Join(messageKinds, ", "))
 	}
@@ -540,6 +558,8 @@ func fillAnswer(answer, request any, incarnation uint64) {
 	case *AppendResponse:
 		m.Incarnation = incarnation
 	case *SnapshotResponse:
+		m.Incarnation = incarnation
+	case *TimeoutNowResponse:
 		m.Incarnation = incarnation
 	}
 }

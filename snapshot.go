@@ -338,6 +338,7 @@ func (c *core) install(now time.Duration, s SnapshotMetadata) error {
 	c.log.compact(s.EntryID)
 	c.commitIndex = s.Index
 	c.earlier = nil
+	c.meetAnew(configuration)
 	c.inForce(configuration)
 	c.installing = c.remember()
 	return nil

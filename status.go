@@ -152,6 +152,7 @@ func (d *driver) addBallots(add func(string, ...any)) {
 	for _, m := range c.configuration.members {
 		b, answered := c.ballots[m.ID]
 		switch {
+		case !c.configuration.isVoter(m.ID):
 		case m.ID == c.settings.id:
 			if c.role == Candidate && c.candidacy > c.durable {
 				add("its own vote is not on disk yet")

@@ -11,7 +11,8 @@ func Majority(n int) int { return n/2 + 1 }
 // agree on anything.
 //
 // With matchIndex values this is the index that is on a majority (thesis
-// §3.6.2); with times of last contact, since when a majority was in contact.
+// §3.6.2); with times of last contact, since when a majority was in contact; with
+// 1 for each vote that was granted and 0 for others, whether an election is won.
 func Reached(values []uint64) uint64 {
 	if len(values) == 0 {
 		return 0
@@ -20,24 +21,14 @@ func Reached(values []uint64) uint64 {
 	return values[len(values)-Majority(len(values))]
 }
 
-// Vote is the state of an election.
-type Vote int
-
-// The states of an election.
-const (
-	Pending Vote = iota
-	Won
-	Lost // even if all that are missing were granted
-)
-
-// Count returns the state of an election among n voters.
-func Count(n, granted, refused int) Vote {
-	switch {
-	case n > 0 && granted >= Majority(n):
-		return Won
-	case n-refused < Majority(n):
-		return Lost
-	default:
-		return Pending
+// ReachedByBoth returns the largest value that a majority of either configuration
+// of a joint phase has reached (§4.3): of the voters of the one that is entered, and
+// of those of the one that is left. A voter of both has its value in both. Where
+// none is left there is no joint phase, and the voters of the other decide.
+func ReachedByBoth(incoming, outgoing []uint64) uint64 {
+	reached := Reached(incoming)
+	if len(outgoing) > 0 {
+		reached = min(reached, Reached(outgoing))
 	}
+	return reached
 }

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,33 +24,71 @@ func eachAssignment(n, limit int, f func([]uint64)) {
 	fill(0)
 }
 
-// The brute-force twin: the largest value that more than half have reached.
-func reachedByCounting(values []uint64) uint64 {
+// reachedByCounting is the brute-force twin: the largest value that more than half
+// of the voters have reached, and of those of a second list too, unless it is empty.
+func reachedByCounting(incoming, outgoing []uint64) uint64 {
 	best := uint64(0)
-	for _, candidate := range values {
-		count := 0
-		for _, v := range values {
-			if v >= candidate {
-				count++
-			}
-		}
-		if 2*count > len(values) {
+	for _, candidate := range slices.Concat(incoming, outgoing) {
+		if moreThanHalf(incoming, candidate) && (len(outgoing) == 0 || moreThanHalf(outgoing, candidate)) {
 			best = max(best, candidate)
 		}
 	}
 	return best
 }
 
+func moreThanHalf(values []uint64, reach uint64) bool {
+	count := 0
+	for _, v := range values {
+		if v >= reach {
+			count++
+		}
+	}
+	return 2*count > len(values)
+}
+
 func TestReachedAgreesWithCounting(t *testing.T) {
-	for n := range 8 {
-		eachAssignment(n, 4, func(values []uint64) {
-			want := reachedByCounting(values)
-			got := Reached(append([]uint64(nil), values...))
-			if got != want {
-				t.Fatalf("Reached(%v) = %d, counting says %d", values, got, want)
+	for n := range 10 {
+		limit := 4
+		if n > 7 {
+			limit = 3
+		}
+		eachAssignment(n, limit, func(values []uint64) {
+			want := reachedByCounting(values, nil)
+			got := Reached(slices.Clone(values))
+			joint := ReachedByBoth(slices.Clone(values), nil)
+			if got != want || joint != want {
+				t.Fatalf("Reached(%v) = %d, and with nobody left %d, counting says %d", values, got, joint, want)
 			}
 		})
 	}
+}
+
+// Both halves have 1 to 9 voters of up to 9 in all, and overlap in any number of
+// them: all, some or none. Which voters these are does not matter, only how many.
+func TestReachedByBothAgreesWithCounting(t *testing.T) {
+	cases := 0
+	for voters := 1; voters <= 9; voters++ {
+		limit := 4
+		if voters > 5 {
+			limit = 2
+		}
+		for entering := 1; entering <= voters; entering++ {
+			for first := 0; first <= entering; first++ { // of the voters that are left
+				if first == voters {
+					continue
+				}
+				eachAssignment(voters, limit, func(values []uint64) {
+					cases++
+					incoming, outgoing := values[:entering], values[first:]
+					want := reachedByCounting(incoming, outgoing)
+					if got := ReachedByBoth(slices.Clone(incoming), slices.Clone(outgoing)); got != want {
+						t.Fatalf("ReachedByBoth(%v, %v) = %d, counting says %d", incoming, outgoing, got, want)
+					}
+				})
+			}
+		}
+	}
+	require.Greater(t, cases, 50_000)
 }
 
 func TestTwoMajoritiesAlwaysMeet(t *testing.T) {
@@ -59,20 +98,32 @@ func TestTwoMajoritiesAlwaysMeet(t *testing.T) {
 	}
 }
 
-func TestCount(t *testing.T) {
-	for n := 1; n <= 9; n++ {
-		for granted := 0; granted <= n; granted++ {
-			for refused := 0; granted+refused <= n; refused++ {
-				want := Pending
-				switch missing := n - granted - refused; {
-				case 2*granted > n:
-					want = Won
-				case 2*(granted+missing) <= n:
-					want = Lost
+// Why a joint phase is safe (thesis §4.3): who decides in it shares a voter with
+// whoever decides in the configuration before, and in the one after. With one voter
+// more or less this holds without one (§4.1).
+func TestJointMajoritiesMeetThoseBeforeAndAfter(t *testing.T) {
+	const voters = 6
+	of := func(set, voter int) uint64 { return uint64(set >> voter & 1) }
+	votes := func(yes, members int) (values []uint64) {
+		for v := range voters {
+			if of(members, v) == 1 {
+				values = append(values, of(yes, v))
+			}
+		}
+		return values
+	}
+	for before := 1; before < 1<<voters; before++ {
+		for after := 1; after < 1<<voters; after++ {
+			for yes := range 1 << voters {
+				no := ^yes // whoever is not among them decides otherwise
+				joint := ReachedByBoth(votes(yes, after), votes(yes, before)) == 1
+				if joint && (Reached(votes(no, before)) == 1 || Reached(votes(no, after)) == 1) {
+					t.Fatalf("of %06b before and %06b after, %06b decide alone, and so do all others", before, after, yes)
 				}
-				require.Equal(t, want, Count(n, granted, refused), "%d voters, %d granted, %d refused", n, granted, refused)
 			}
 		}
 	}
-	require.NotEqual(t, Won, Count(0, 0, 0), "nobody elects nobody")
+	for n := 1; n < 9; n++ {
+		require.Greater(t, Majority(n)+Majority(n+1), n+1, "majorities of %d and of %d voters share one", n, n+1)
+	}
 }
