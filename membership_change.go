@@ -183,8 +183,9 @@ func (c *core) committedInTerm() bool {
 // enter appends the entry of a configuration, which is in force from now on.
 func (c *core) enter(now time.Duration, next configuration) {
 	for i, m := range next.members {
+		next.members[i].met = c.metAs(m.ID)
 		if _, known := c.configuration.member(m.ID); !known {
-			next.members[i].added = c.log.last() + 1
+			next.members[i].added, next.members[i].met = c.log.last()+1, 0
 		}
 	}
 	data := next.encode()
@@ -197,6 +198,19 @@ func (c *core) enter(now time.Duration, next configuration) {
 	c.adopt(next)
 	c.followMembers(now)
 	c.advanceCommit(now) // fewer may be a majority now
+}
+
+// metAs returns the incarnation in which a member was met; 0: it was not.
+func (c *core) metAs(id NodeID) uint64 {
+	if id == c.settings.id {
+		return c.settings.incarnation
+	}
+	for _, contact := range c.contacts {
+		if contact.ID == id {
+			return contact.Incarnation
+		}
+	}
+	return 0
 }
 
 // followMembers keeps the progress of all other members. One that is none any more is
