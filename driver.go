@@ -341,6 +341,9 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		}
 		return
 	}
+	if !d.mayBeFirst(from, event) {
+		return
+	}
 	durable, err := c.meet(from, incarnation)
 	if err != nil {
 		if p := c.peer(from); p != nil {
@@ -352,12 +355,25 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 	d.accept(from)
 	if p := c.peer(from); p != nil {
 		p.otherDisk = false // it has its old disk again
+		p.unmet = false
 	}
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
 	}
 	d.step(now, event)
+}
+
+// mayBeFirst reports whether a leader may take an answer for the first one of a member,
+// if there was none before. One that was asked for before the member was added may come
+// late, from a process that had the same id and another disk.
+func (d *driver) mayBeFirst(from NodeID, event any) bool {
+	p := d.core.peer(from)
+	if p == nil || !p.unmet {
+		return true
+	}
+	answer, ok := event.(heartbeatAnswered)
+	return ok && answer.response.Round > p.since
 }
 
 func (d *driver) admitDeferred(now time.Duration) {

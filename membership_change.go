@@ -197,6 +197,9 @@ func (c *core) enter(now time.Duration, next configuration) {
 	c.tell("enter configuration", "", "entry %d: %s", next.index, next)
 	c.adopt(next)
 	c.followMembers(now)
+	if slices.ContainsFunc(c.peers, func(p *progress) bool { return p.unmet }) {
+		c.sendHeartbeats(now) // they are sent nothing else until they are met
+	}
 	c.advanceCommit(now) // fewer may be a majority now
 }
 
@@ -227,7 +230,9 @@ func (c *core) followMembers(now time.Duration) {
 			continue
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
-		c.peers = append(c.peers, newProgress(m.ID, c.log.last()+1, now))
+		next := newProgress(m.ID, c.log.last()+1, now)
+		next.unmet, next.since = member && c.metAs(m.ID) == 0, c.round
+		c.peers = append(c.peers, next)
 	}
 	slices.SortFunc(c.peers, func(p, q *progress) int { return cmp.Compare(p.id, q.id) })
 	for _, p := range c.peers {

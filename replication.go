@@ -32,6 +32,9 @@ type progress struct {
 	stuck      string        // what it has not acknowledged for long; empty once it does
 	transfer   *transfer     // of a snapshot that it needs
 
+	unmet bool   // it gets heartbeats only, until it answers
+	since uint64 // unmet: one of a round after this
+
 	left     bool // it is no member any more, and is told so
 	leftAt   time.Duration
 	farewell uint64 // the first round of heartbeats that tells it
@@ -66,7 +69,7 @@ func (p *progress) numbers() []uint64 {
 	if t := p.transfer; t != nil {
 		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.due), t.paced, uint64(t.pacedAt), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
+	return append(n, uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since, bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
 }
 
 // land forgets what is in flight up to an index.
@@ -111,6 +114,9 @@ func (c *core) peer(id NodeID) *progress {
 // agree nothing is read: a message without entries finds that out as well. One
 // that lacks what is compacted gets a snapshot.
 func (c *core) replicate(now time.Duration, p *progress) {
+	if p.unmet {
+		return
+	}
 	if c.lacksCompacted(p) && !p.otherDisk {
 		if !p.left {
 			c.sendSnapshot(now, p)
