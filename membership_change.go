@@ -225,13 +225,13 @@ func (c *core) followMembers(now time.Duration) {
 	}
 	for _, m := range slices.Concat(c.configuration.members, before.members) {
 		p := c.peer(m.ID)
-		_, member := c.configuration.member(m.ID)
+		is, member := c.configuration.member(m.ID)
 		if m.ID == c.settings.id || p != nil && (!p.left || !member) {
 			continue
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
 		next := newProgress(m.ID, c.log.last()+1, now)
-		next.unmet, next.since = member && c.metAs(m.ID) == 0, c.round
+		next.unmet, next.since = member && is.added > 0 && c.metAs(m.ID) == 0, c.round
 		c.peers = append(c.peers, next)
 	}
 	slices.SortFunc(c.peers, func(p, q *progress) int { return cmp.Compare(p.id, q.id) })
