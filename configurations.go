@@ -109,7 +109,7 @@ func (c *core) configurationEntries() []ConfigurationEntry {
 }
 
 // loadConfigurations takes over what the storage has kept beside the log. A write may
-// have said more than has become of the log.
+// have said more than has become of the log, or than is needed of it by now.
 func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 	for _, entry := range entries {
 		if entry.Index > c.log.last() {
@@ -124,6 +124,7 @@ func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 		}
 		c.inForce(one)
 	}
+	c.forgetConfigurations()
 	if c.configuration.index == 0 && !c.settings.join {
 		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
 	}

@@ -273,7 +273,7 @@ func (d *driver) settle() {
 // admitRequest refuses a request that is not meant for this node, or whose
 // sender is not who it seems to be.
 func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
-	d.adoptFingerprint(h)
+	d.adoptFingerprint(h, event)
 	err := d.checkHeader(h, event)
 	if err == nil {
 		err = invalid
@@ -289,17 +289,19 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 }
 
 // adoptFingerprint has a node that waits to be added take the cluster's fingerprint
-// from whoever calls it first: who knows it by its id is of a cluster that adds it. That
-// may be a candidate, since a new voter may be needed to elect a leader before any has
-// called.
-func (d *driver) adoptFingerprint(h Header) {
+// from the first leader that calls, or candidate: that has it among its members. The
+// leader that adds it may be gone before it has called, and its vote be needed.
+func (d *driver) adoptFingerprint(h Header, event any) {
 	c := d.core
 	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id {
 		return
 	}
-	c.settings.fingerprint = h.Fingerprint
-	c.remember()
-	c.tell("join cluster", h.From, "it is of the cluster of fingerprint %x", h.Fingerprint)
+	switch event.(type) {
+	case voteRequested, heartbeatArrived, appendArrived:
+		c.settings.fingerprint = h.Fingerprint
+		c.remember()
+		c.tell("join cluster", h.From, "it is of the cluster of fingerprint %x", h.Fingerprint)
+	}
 }
 
 // checkHeader checks the sender of a request.

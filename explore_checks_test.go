@@ -20,6 +20,8 @@ const (
 	committedOnDisks = "what is committed is on a majority of disks"
 	promises         = "nothing is promised before it is durable"
 	nothingBack      = "term, vote and commit index do not go back"
+	membersFollowLog = "the configurations are those of the log"
+	whoStops         = "only who is no member any more stops"
 	coreInvariant    = "the core's own invariants"
 	nobodyHasToStop  = "no node has to stop"
 )
@@ -44,6 +46,7 @@ var clusterProperties = []struct {
 	{leaderComplete, leaderHasAllCommitted},
 	{stateMachines, committedStays},
 	{committedOnDisks, committedIsDurable},
+	{membersFollowLog, configurationsFollowTheLog},
 }
 
 // oneLeaderInATerm is Election Safety (§3.4).
@@ -119,9 +122,46 @@ func committedIsDurable(w *world, node int) *breach {
 				disks++
 			}
 		}
-		if disks < 2 {
+		if disks < 2 && !slices.ContainsFunc(w.members[:], (*member).mayBeAlone) {
 			return breachOf(committedOnDisks, "entry %d@%d is committed and on %d disks", i+1, e.term, disks)
 		}
+	}
+	return nil
+}
+
+// mayBeAlone reports whether one voter was a majority at some time.
+func (m *member) mayBeAlone() bool {
+	c := m.core()
+	return slices.ContainsFunc(append(slices.Clip(c.earlier), c.configuration), func(one configuration) bool { return len(one.incoming) == 1 })
+}
+
+// configurationsFollowTheLog is the rule of §4.1: a configuration is in force from its
+// entry on, committed or not, and as long as that is there.
+func configurationsFollowTheLog(w *world, node int) *breach {
+	m := w.members[node]
+	known := m.core().configurationEntries()
+	found := 0
+	for i, e := range m.log {
+		if !e.configures {
+			continue
+		}
+		if found == len(known) || known[found].Index != Index(i)+1 || whatOf(EntryConfiguration, known[found].Data) != e.what {
+			return breachOf(membersFollowLog, "%s does not know the configuration of entry %d", exploredIDs[node], i+1)
+		}
+		found++
+	}
+	if found < len(known) {
+		return breachOf(membersFollowLog, "%s takes a configuration for that of entry %d", exploredIDs[node], known[found].Index)
+	}
+	return nil
+}
+
+// onlyWhoIsOutStops holds of a node that takes itself for removed: a configuration
+// without it is committed (§4.2.2).
+func onlyWhoIsOutStops(p *process) *breach {
+	c := p.driver.core
+	if _, member := c.configuration.member(c.settings.id); member || c.configuration.index > c.commitIndex {
+		return breachOf(whoStops, "%s stops, with the configuration of entry %d in force, %s, and commit index %d", c.settings.id, c.configuration.index, c.configuration, c.commitIndex)
 	}
 	return nil
 }
@@ -151,7 +191,7 @@ func onlyDurablePromises(p *process, l *letter) *breach {
 		if m.VoteGranted && !m.PreVote && (disk.Term != m.Term || disk.VotedFor != exploredIDs[l.to]) {
 			return breachOf(promises, "%s grants %s a vote in term %d that its disk does not know", self, exploredIDs[l.to], m.Term)
 		}
-	case *Heartbeat, *AppendEntries:
+	case *Heartbeat, *AppendEntries, *TimeoutNow:
 		if disk.VotedFor != self || disk.Term != term {
 			return breachOf(promises, "%s leads term %d without its own vote on disk", self, term)
 		}

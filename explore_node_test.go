@@ -2,8 +2,10 @@ package raft
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,6 +33,7 @@ type member struct {
 	driver  *driver
 	storage *MemoryStorage // what is durable
 	saving  *SaveBatch     // the write under way
+	removed bool           // it has stopped, being no member any more
 	sums    sums
 	choices []choice // what may happen to it, but for letters
 
@@ -47,9 +50,12 @@ func (m *member) leads(term Term) bool {
 
 // entrySum is an entry of a log, from index 1 on.
 type entrySum struct {
-	term Term
-	what uint64 // a digest of its kind and data
+	term       Term
+	what       uint64 // a digest of its kind and data
+	configures bool
 }
+
+func whatOf(kind EntryKind, data []byte) uint64 { return digest(append([]byte{byte(kind)}, data...)) }
 
 // letter is a message. There is one value for each content only.
 type letter struct {
@@ -64,15 +70,19 @@ type letter struct {
 type happening uint8
 
 const (
-	delivered   happening = iota // a letter arrives
-	wroteDisk                    // the write under way ends
-	crashed                      // the process ends, and the next one starts; a write under way is lost
-	crashedLate                  // the same, but the write under way has become durable
-	timedOut                     // the election wait ends
-	beatDue                      // a leader's next round of heartbeats is due
-	lostQuorum                   // a leader has not heard from a majority for an election timeout
-	lostLetters                  // a leader takes what a follower has not answered for lost
-	commanded                    // a leader is given a command
+	delivered    happening = iota // a letter arrives
+	wroteDisk                     // the write under way ends
+	crashed                       // the process ends, and the next one starts; a write under way is lost
+	crashedLate                   // the same, but the write under way has become durable
+	timedOut                      // the election wait ends
+	beatDue                       // a leader's next round of heartbeats is due
+	lostQuorum                    // a leader has not heard from a majority for an election timeout
+	lostLetters                   // a leader takes what a follower has not answered for lost
+	commanded                     // a leader is given a command
+	reconfigured                  // a leader is to change the members
+	departed                      // a leader that is no voter any more has had its time
+
+	happenings // how many there are
 )
 
 // choice is one thing that may happen to a node.
@@ -97,7 +107,8 @@ type process struct {
 	saving  *SaveBatch
 	work    work
 	applied Index // by the state machine
-	again   bool  // the driver must look again: what is wrong with it has changed it
+	removed bool
+	again   bool // the driver must look again: what is wrong with it has changed it
 	sent    []*letter
 	broken  *breach
 }
@@ -120,11 +131,14 @@ func (x *explorer) step(m *member, c choice) (r *reaction) {
 			r = &reaction{member: m, broken: &breach{coreInvariant, fmt.Sprint(p)}}
 		}
 	}()
+	if m.removed {
+		return &reaction{member: m}
+	}
 	p := &process{driver: m.driver.clone(), storage: m.storage, saving: m.saving, applied: m.driver.applied}
 	events, batches := x.prepare(p, c)
 	x.advance(p, events, batches)
 	if c.happening == timedOut && !x.preVotes && p.driver.core.role == PreCandidate {
-		x.advance(p, []any{grantedPreVote(p.driver.core)}, nil)
+		x.advance(p, grantedPreVotes(p.driver.core), nil)
 	}
 	after := x.intern(p)
 	if x.checks(nothingBack) {
@@ -163,14 +177,26 @@ func (x *explorer) prepare(p *process, c choice) (events []any, batches []*batch
 		b := &batch{body: appendEntry(nil, EntryCommand, []byte{'0' + byte(c.number)})}
 		b.proposals = []proposal{{end: len(b.body), done: func(Result, error) {}}}
 		return nil, []*batch{b}
+	case reconfigured:
+		if next, err := core.plannedChange(0, x.changes); err == nil {
+			return []any{configurationProposed{next}}, nil
+		}
+	case departed:
+		core.departure = noon
 	}
 	return nil, nil
 }
 
-// grantedPreVote is the answer of a peer that would vote for this node.
-func grantedPreVote(c *core) any {
-	response := &VoteResponse{Term: c.currentTerm, VoteGranted: true, PreVote: true}
-	return voteAnswered{from: c.configuration.members[(numberOf(c.settings.id)+1)%3].ID, term: c.currentTerm + 1, preVote: true, response: response}
+// grantedPreVotes are the answers of all others, who would vote for this node.
+func grantedPreVotes(c *core) []any {
+	var events []any
+	for _, m := range c.configuration.members {
+		if m.ID != c.settings.id && c.configuration.isVoter(m.ID) {
+			response := &VoteResponse{Term: c.currentTerm, VoteGranted: true, PreVote: true}
+			events = append(events, voteAnswered{from: m.ID, term: c.currentTerm + 1, preVote: true, response: response})
+		}
+	}
+	return events
 }
 
 // save makes the write under way durable.
@@ -190,7 +216,8 @@ func copyOf(s *MemoryStorage) *MemoryStorage {
 	return &MemoryStorage{hardState: s.hardState, memoryLog: log}
 }
 
-// reboot starts a process on what is durable.
+// reboot starts a process on what is durable. Nodes tell no incarnation where members
+// change: whom they have met is nothing that this is about.
 func (x *explorer) reboot(p *process) {
 	state, err := p.storage.Load()
 	if err != nil {
@@ -199,7 +226,10 @@ func (x *explorer) reboot(p *process) {
 	settings := coreSettings{
 		id: state.HardState.ID, address: "address", fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: beat, electionTimeout: wait, diskStallLimit: 5 * wait,
-		maxBatchBytes: 1, maxInflightBytes: 1 << 20, maxInflightMessages: x.window,
+		maxBatchBytes: 1, maxInflightBytes: 1 << 20, maxInflightMessages: x.window, join: true,
+	}
+	if len(x.changes) > 0 {
+		settings.incarnation = 0
 	}
 	core, err := newCore(settings, state, true, 1, noon)
 	if err != nil {
@@ -226,7 +256,12 @@ func (x *explorer) advance(p *process, events []any, batches []*batch) {
 		}
 		events, batches = p.followUp(), nil
 		stopTime(p.driver.core)
-		if p.work.failure != nil {
+		switch {
+		case p.work.failure == nil:
+		case errors.Is(p.work.failure, ErrRemoved):
+			p.removed, p.saving, events = true, nil, nil
+			p.broken = cmp.Or(p.broken, onlyWhoIsOutStops(p))
+		default:
 			p.broken = cmp.Or(p.broken, &breach{nobodyHasToStop, p.work.failure.Error()})
 		}
 	}
@@ -250,11 +285,14 @@ func (p *process) followUp() []any {
 
 // stopTime forgets when things happened, and puts off what is due.
 func stopTime(c *core) {
-	c.electionDeadline, c.heartbeatDue = never, never
+	c.electionDeadline, c.heartbeatDue, c.preferAt = never, never, never
+	if c.departure > 0 {
+		c.departure = never
+	}
 	c.leaderContact, c.heardLeader, c.quietUntil = 0, false, 0
 	c.writingSince, c.round = noon, 0
 	for _, p := range c.peers {
-		p.contact, p.landed, p.retryAt, p.slow = noon, noon, 0, 0
+		p.contact, p.landed, p.retryAt, p.slow, p.leftAt = noon, noon, 0, 0, noon
 		for i := range p.inflight {
 			p.inflight[i].sent = noon
 		}
@@ -353,6 +391,10 @@ func termIn(message any) Term {
 		return m.Term
 	case *AppendResponse:
 		return m.Term
+	case *TimeoutNow:
+		return m.Term
+	case *TimeoutNowResponse:
+		return m.Term
 	default:
 		panic(fmt.Sprintf("no term in %T", m))
 	}
@@ -363,6 +405,9 @@ func (x *explorer) choicesOf(m *member) []choice {
 	c := m.core()
 	var list []choice
 	add := func(h happening, number int32) { list = append(list, choice{h, number}) }
+	if m.removed {
+		return nil
+	}
 	if m.saving != nil {
 		add(wroteDisk, 0)
 		add(crashedLate, 0)
@@ -384,12 +429,18 @@ func (x *explorer) choicesOf(m *member) []choice {
 	for n := range x.commands {
 		add(commanded, int32(n)+1)
 	}
+	if len(x.changes) > 0 {
+		add(reconfigured, 0)
+	}
+	if c.departure > 0 {
+		add(departed, 0)
+	}
 	return list
 }
 
 // intern returns the one member of the state that a step has led to.
 func (x *explorer) intern(p *process) *member {
-	m := &member{driver: p.driver, storage: p.storage, saving: p.saving}
+	m := &member{driver: p.driver, storage: p.storage, saving: p.saving, removed: p.removed}
 	m.sums = x.sumsOf(m)
 	if known, ok := x.members[m.sums[0]]; ok {
 		if x.twins != nil {
@@ -414,7 +465,7 @@ func (m *member) logSums() []entrySum {
 func entrySums(runs []run) []entrySum {
 	var list []entrySum
 	for e := range (Entries{runs}).All() {
-		list = append(list, entrySum{e.Term, digest(append([]byte{byte(e.Kind)}, e.Data...))})
+		list = append(list, entrySum{e.Term, whatOf(e.Kind, e.Data), e.Kind == EntryConfiguration})
 	}
 	return list
 }
@@ -431,14 +482,22 @@ func (x *explorer) internLetter(l letter) *letter {
 }
 
 // founded returns a node that was started for the first time, and has met the
-// others.
+// others. One that is no founding member has the fingerprint of the cluster already.
 func (x *explorer) founded(self int) *member {
-	peers := map[NodeID]string{"a": "address", "b": "address", "c": "address"}
+	peers := map[NodeID]string{}
+	for _, id := range exploredIDs {
+		if !strings.Contains(x.joining, string(id)) {
+			peers[id] = "address " + string(id)
+		}
+	}
 	batch := bootstrap(NewConfig(exploredIDs[self], "address", peers), uint64(self)+1)
 	for i, id := range exploredIDs {
-		if i != self {
+		if i != self && len(x.changes) == 0 {
 			batch.HardState.Contacts = append(batch.HardState.Contacts, Contact{id, uint64(i) + 1})
 		}
+	}
+	if peers[exploredIDs[self]] == "" {
+		batch = SaveBatch{HardState: &HardState{ID: exploredIDs[self], Incarnation: uint64(self) + 1, Fingerprint: batch.HardState.Fingerprint}}
 	}
 	p := &process{storage: NewMemoryStorage(), saving: &batch}
 	p.save()

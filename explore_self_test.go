@@ -46,6 +46,24 @@ func answersAtOnce(x *explorer, p *process) {
 	d.replies, d.appendReplies = nil, nil
 }
 
+// countsNewVotersOnly is a leader that ends a joint phase without the voters before
+// (§4.3).
+func countsNewVotersOnly(_ *explorer, p *process) {
+	if c := p.driver.core; c.role == Leader && c.configuration.isJoint() {
+		c.configuration.outgoing = nil
+		if quorum.Reached([]uint64{uint64(c.peer("b").match), uint64(c.peer("c").match)}) >= uint64(c.configuration.index) && c.commitIndex < c.configuration.index {
+			c.commitIndex, p.again = c.configuration.index, true
+		}
+	}
+}
+
+// waitsForCommit is a node that takes members into force when they are committed.
+func waitsForCommit(_ *explorer, p *process) {
+	if c := p.driver.core; c.role == Follower && c.configuration.index > c.commitIndex && len(c.earlier) > 0 {
+		c.configuration, c.earlier = c.earlier[len(c.earlier)-1], c.earlier[:len(c.earlier)-1]
+	}
+}
+
 // Whatever is wrong with the nodes, the explorer finds it soon, and tells how it
 // comes to that. Properties that would tell at once are left out where what
 // matters is whether the explorer finds what follows.
@@ -64,6 +82,8 @@ func TestExplorationFindsFaults(t *testing.T) {
 		{"a vote before the sync, and a crash", answersAtOnce, scopes[1], []string{promises, committedOnDisks, nothingBack}, electionSafety},
 		{"an acknowledgement before the sync", answersAtOnce, scopes[2], []string{promises}, committedOnDisks},
 		{"an acknowledgement before the sync, and a crash", answersAtOnce, scopes[2], []string{promises, committedOnDisks}, leaderComplete},
+		{"a joint phase without the voters before", countsNewVotersOnly, scopes[10], nil, leaderComplete},
+		{"members that wait for a commit", waitsForCommit, scopes[6], nil, membersFollowLog},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			x := newExplorer(f.scope)

@@ -88,9 +88,11 @@ func sumsOfLetter(l *letter) sums {
 func requestWords(request any) []uint64 {
 	switch r := request.(type) {
 	case *VoteRequest:
-		return []uint64{1, uint64(r.LastLogIndex), uint64(r.LastLogTerm), bit(r.PreVote)}
+		return []uint64{1, uint64(r.LastLogIndex), uint64(r.LastLogTerm), bit(r.PreVote), bit(r.Transfer)}
 	case *Heartbeat:
-		return []uint64{2, uint64(r.Commit)}
+		return []uint64{2, uint64(r.Commit), uint64(r.Configuration)}
+	case *TimeoutNow:
+		return []uint64{7}
 	default:
 		a := r.(*AppendEntries)
 		words := []uint64{3, uint64(a.PrevLogIndex), uint64(a.PrevLogTerm), uint64(a.LeaderCommit)}
@@ -105,6 +107,8 @@ func answerWords(request, answer any) []uint64 {
 		return []uint64{4, bit(request.(*VoteRequest).PreVote), uint64(r.Term), bit(r.VoteGranted), bit(r.PreVote)}
 	case *HeartbeatResponse:
 		return []uint64{5, uint64(r.Term)}
+	case *TimeoutNowResponse:
+		return []uint64{8, uint64(r.Term), bit(r.Started)}
 	default:
 		a := r.(*AppendResponse)
 		return []uint64{6, uint64(a.Term), bit(a.Success), uint64(a.Match), uint64(a.PrevLogIndex), uint64(a.ConflictIndex), uint64(a.ConflictTerm)}
@@ -167,6 +171,7 @@ func (m *member) processWords() []uint64 {
 		uint64(c.currentTerm), nameWord(c.votedFor), uint64(c.role), nameWord(c.leader), uint64(c.commitIndex),
 		m.whenDurable(c.remembered), uint64(m.driver.applied),
 		uint64(c.log.end), uint64(c.log.durable), uint64(c.log.handed),
+		bit(m.removed), bit(c.belonged), bit(c.departure > 0),
 	}
 	if c.role == Candidate {
 		words = append(words, m.whenDurable(c.candidacy))
@@ -195,7 +200,7 @@ func (m *member) diskWords() []uint64 {
 }
 
 func (p *progress) words() []uint64 {
-	words := []uint64{uint64(p.match), uint64(p.next), uint64(p.sentCommit), bit(p.probing), bit(p.otherDisk), bit(p.reading)}
+	words := []uint64{uint64(p.match), uint64(p.next), uint64(p.sentCommit), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), bit(p.farewell > 0), bit(p.knows)}
 	for _, f := range p.inflight {
 		words = append(words, uint64(f.prev), uint64(f.last), uint64(f.bytes))
 	}

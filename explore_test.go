@@ -66,6 +66,10 @@ func statesToExplore() int {
 //
 // The state machines apply and the logs are read at once, and a message has one
 // entry at most. Safety is explored, not progress.
+//
+// Members. In some scopes a leader may be told, once, to change them. Nodes that are
+// none yet know the fingerprint of the cluster already, and nobody tells its
+// incarnation. A node that takes itself for removed does nothing any more.
 type explorer struct {
 	scope
 
@@ -102,6 +106,9 @@ type scope struct {
 	terms    Term // no node campaigns in a later one
 	crashes  int  // of all nodes, after the script
 	window   int  // entries under way to a follower
+
+	joining string         // who is no founding member, and waits to be taken in
+	changes []MemberChange // that a leader may be told to make, once, together
 }
 
 // world is a state of the cluster.
@@ -116,6 +123,7 @@ type world struct {
 // past is what is to be remembered of how a world came about.
 type past struct {
 	commanded int // how many commands were given
+	changed   int // how often the members were to be changed
 	crashes   int
 	leaders   []int // by term
 	committed []committedEntry
@@ -207,6 +215,8 @@ func (x *explorer) allowed(w *world, c choice) bool {
 		return w.past.crashes < x.crashes
 	case commanded:
 		return w.past.commanded == int(c.number)-1
+	case reconfigured:
+		return w.past.changed == 0
 	default:
 		return true
 	}
@@ -230,7 +240,7 @@ func (x *explorer) follow(w *world, node int, c choice) {
 
 func (x *explorer) visit(w world, from trail) {
 	key := w.sums.least()
-	if x.plain {
+	if x.plain || len(x.changes) > 0 { // changes tell the nodes apart
 		key = w.sums[0]
 	}
 	if _, ok := x.seen[key]; ok {
@@ -326,12 +336,13 @@ func (x *explorer) mail(w *world, node int, before *member, sent []*letter) {
 func (w *world) record(node int, c choice) {
 	core := w.members[node].core()
 	leads := core.role == Leader && w.past.leader(core.currentTerm) == nobody
-	if !c.crashes() && !leads && c.happening != commanded && int(core.commitIndex) <= len(w.past.committed) {
+	if !c.crashes() && !leads && c.happening != commanded && c.happening != reconfigured && int(core.commitIndex) <= len(w.past.committed) {
 		return
 	}
 	p := *w.past
 	p.crashes += int(bit(c.crashes()))
 	p.commanded += int(bit(c.happening == commanded))
+	p.changed += int(bit(c.happening == reconfigured))
 	if leads {
 		p.leaders = slices.Clone(p.leaders)
 		for len(p.leaders) <= int(core.currentTerm) {
@@ -349,7 +360,7 @@ func (w *world) record(node int, c choice) {
 }
 
 func (p *past) sum() sums {
-	words := []uint64{uint64(p.commanded), uint64(p.crashes), uint64(len(p.leaders)), uint64(len(p.committed))}
+	words := []uint64{uint64(p.commanded), uint64(p.changed), uint64(p.crashes), uint64(len(p.leaders)), uint64(len(p.committed))}
 	for term, leader := range p.leaders {
 		if leader != nobody {
 			words = append(words, uint64(term), numberWord(leader))
@@ -428,11 +439,11 @@ func (x *explorer) lose(w world, kind string) world {
 }
 
 // scriptWords are what scripts call the things that happen to one node.
-var scriptWords = []string{wroteDisk: "write", crashed: "crash", timedOut: "timeout", beatDue: "beat", commanded: "command"}
+var scriptWords = []string{wroteDisk: "write", crashed: "crash", timedOut: "timeout", beatDue: "beat", commanded: "command", reconfigured: "change", departed: "depart"}
 
 // coverage counts the steps that nodes made, by what happened to them, and those
 // of them that replaced entries, and returns the highest commit index.
-func (x *explorer) coverage() (steps [commanded + 1]int, commit Index, replaced int) {
+func (x *explorer) coverage() (steps [happenings]int, commit Index, replaced int) {
 	for _, m := range x.members {
 		commit = max(commit, m.core().commitIndex)
 		for c, r := range m.reactions {
@@ -453,6 +464,8 @@ func (l *letter) kind() string {
 		kinds = [2]string{"vote", "voted"}
 	case *Heartbeat:
 		kinds = [2]string{"heartbeat", "heard"}
+	case *TimeoutNow:
+		kinds = [2]string{"successor", "succeeded"}
 	}
 	return kinds[bit(l.answer != nil)]
 }
@@ -510,6 +523,7 @@ var happeningWords = []string{
 	delivered: "is sent a letter", lostLetters: "takes letters for lost", commanded: "is given a command",
 	wroteDisk: "ends its write", crashed: "crashes and restarts", crashedLate: "ends its write, crashes and restarts",
 	timedOut: "has waited for a leader in vain", beatDue: "sends heartbeats", lostQuorum: "has lost its majority",
+	reconfigured: "is to change the members", departed: "steps down, being no voter any more",
 }
 
 func (l *letter) String() string {
@@ -527,6 +541,10 @@ func (l *letter) String() string {
 		what = fmt.Sprintf("sends a heartbeat, commit index %d", m.Commit)
 	case *HeartbeatResponse:
 		what = fmt.Sprintf("answers a heartbeat of term %d", termIn(l.request))
+	case *TimeoutNow:
+		what = "asks it to campaign"
+	case *TimeoutNowResponse:
+		what = fmt.Sprintf("campaigns as asked: %v", m.Started)
 	case *AppendEntries:
 		what = fmt.Sprintf("sends entries of terms [%s] behind %d@%d, commit index %d", termsOf(m.Entries), m.PrevLogIndex, m.PrevLogTerm, m.LeaderCommit)
 	case *AppendResponse:
@@ -543,8 +561,14 @@ func (m *member) String() string {
 	text := fmt.Sprintf("%s is a %s in term %d, vote for %q, log %s, commit index %d; on disk term %d, vote for %q, log %s",
 		c.settings.id, c.role, c.currentTerm, c.votedFor, termsIn(m.log), c.commitIndex,
 		m.storage.hardState.Term, m.storage.hardState.VotedFor, termsIn(m.disk))
+	if len(c.earlier) > 0 || c.configuration.index != 1 {
+		text += fmt.Sprintf(", members %s since %d", orNothing(c.configuration.String()), c.configuration.index)
+	}
 	if m.saving != nil {
 		text += ", writing"
+	}
+	if m.removed {
+		text += ", stopped"
 	}
 	return text
 }
@@ -566,12 +590,44 @@ var scopes = []scope{
 	{name: "two commands under way", script: twoCommands, commands: 2, terms: 4, crashes: 2, window: 2},
 	{name: "a long old log", script: longOldLog, commands: 2, terms: 4, crashes: 2, window: 2},
 	{name: "entries of three terms", script: threeTerms, commands: 2, terms: 5, crashes: 2, window: 2},
+
+	// In these the members change. The last three begin in the middle of that.
+	{name: "a third voter", script: twoVoters, commands: 1, terms: 4, crashes: 1, window: 2, joining: "c", changes: adds("c")},
+	{name: "the leader is taken out", script: leaderLeaves, commands: 1, terms: 4, crashes: 1, window: 2, changes: []MemberChange{removes("a")}},
+	{name: "a follower is replaced", script: jointPhase, commands: 1, terms: 4, crashes: 1, window: 1, joining: "c", changes: append(adds("c"), removes("b"))},
+	{name: "the leader is replaced", script: jointEnds, commands: 1, terms: 4, crashes: 1, window: 1, joining: "c", changes: append(adds("c"), removes("a"))},
+	{name: "one voter gives way to two", script: oneVoter, commands: 1, terms: 4, crashes: 1, window: 1, joining: "bc", changes: append(append(adds("b"), adds("c")...), removes("a"))},
+}
+
+// adds is the change that takes in a voter.
+func adds(id NodeID) []MemberChange {
+	return []MemberChange{{ChangeAdd, Member{ID: id, Address: "address " + string(id), Role: Voter}}}
 }
 
 const (
 	// newLeader makes a the leader of term 2, with its first entry on its disk.
 	newLeader = `timeout a; write a; vote a b; write b; vote a c; write c;
 		voted b a; write a; lose vote`
+	// twoVoters makes a the leader of a and b, with its first entry committed.
+	twoVoters = `timeout a; write a; vote a b; write b; voted b a; write a; lose vote;
+		append a b; write b; appended b a; lose heartbeat`
+	// leaderLeaves has the leader of a, b and c take itself out, which b has on its disk.
+	leaderLeaves = newLeader + `; append a b; write b; appended b a; change a; write a; append a b; write b;
+		append a c; write c; appended c a; lose heartbeat`
+	// jointPhase has them enter a joint phase with c, which has all that was before it.
+	jointPhase = twoVoters + `; change a; write a; append a b; appended b a; append a b; write b;
+		append a c; write c; appended c a; append a c; appended c a;
+		append a c; write c; appended c a; append a c; write c; lose heartbeat`
+	// jointEnds has all of them have that entry, and b the one that ends the phase.
+	jointEnds = jointPhase + `; appended c a; append a c; write c; appended b a; appended c a; write a;
+		append a b; write b; append a c; lose heartbeat`
+	// oneVoter has a, which is alone, enter a joint phase with b and c, and these have
+	// the entry that says so before a has it on its disk.
+	oneVoter = `write a; write a; change a;
+		append a b; write b; appended b a; append a b; appended b a;
+		append a b; write b; appended b a; append a b; write b; appended b a; append a b; write b;
+		append a c; write c; appended c a; append a c; appended c a;
+		append a c; write c; appended c a; append a c; write c; appended c a; append a c; lose heartbeat`
 	// twoCommands gives that leader both commands. The first entry is committed, the
 	// first command is on a majority of disks without the leader knowing it, and
 	// the third node has nothing yet.
@@ -607,7 +663,8 @@ func TestExploration(t *testing.T) {
 			t.Logf("highest commit index %d; of the distinct steps of a node %d replaced entries", commit, replaced)
 			for h, n := range steps {
 				t.Logf("%7d steps: a node %s", n, happening(h))
-				require.True(t, n > 0 || s.script == "" || happening(h) == commanded, "no node ever %s", happening(h))
+				elective := happening(h) == commanded || happening(h) == departed || happening(h) == reconfigured && len(s.changes) == 0
+				require.True(t, n > 0 || s.script == "" || elective, "no node ever %s", happening(h))
 			}
 		})
 	}

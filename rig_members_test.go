@@ -121,12 +121,20 @@ func (n *rigNode) checkConfigurations() {
 		have = have[1:]
 	}
 	require.True(r.t, slices.EqualFunc(want, have, func(a, b ConfigurationEntry) bool { return a.Index == b.Index && string(a.Data) == string(b.Data) }),
-		"M3: the configurations of %s are %v, and those of its log %v", n.id, have, want)
+		"M3: the configurations of %s are those of entries %v, and its log has %v\n%s", n.id, indexes(have), indexes(want), r)
 	for _, entry := range have {
 		if entry.Index <= c.commitIndex {
 			r.noteConfiguration(entry)
 		}
 	}
+}
+
+func indexes(entries []ConfigurationEntry) []Index {
+	var list []Index
+	for _, entry := range entries {
+		list = append(list, entry.Index)
+	}
+	return list
 }
 
 // noteConfiguration requires that all nodes know the same committed configurations.

@@ -19,10 +19,22 @@ type walk struct {
 	random    *rand.Rand
 	proposals []*outcome
 	texts     []string
+	decisions []walkDecision // of those who want other members or another leader
+}
+
+// walkDecision is to come from a process, as long as that lives.
+type walkDecision struct {
+	*decision
+	node *rigNode
+	life int
 }
 
 func newWalk(t *testing.T, seed uint64, names string) *walk {
-	return startWalk(newRig(t, names), seed)
+	r := newRig(t, names)
+	if seed%4 > 1 {
+		r.addJoiners("x y")
+	}
+	return startWalk(r, seed)
 }
 
 func startWalk(r *rig, seed uint64) *walk {
@@ -59,9 +71,13 @@ func (w *walk) act() {
 		w.workOnSnapshots(id)
 	case p < 940:
 		w.elapse()
-	case p < 970:
+	case p < 967:
 		if w.up(id) {
 			w.proposeOne(id)
+		}
+	case p < 970:
+		if leader := w.leader(); leader != "" && w.ids[len(w.ids)-1] == "y" {
+			w.reconfigure(leader)
 		}
 	case p < 975:
 		if w.up(id) && w.core(id).role != Leader {
@@ -138,6 +154,26 @@ func (w *walk) proposeOne(id NodeID) {
 	w.proposals = append(w.proposals, w.propose(id, text)...)
 }
 
+// reconfigure wants up to three changes of the members at once, or another leader.
+func (w *walk) reconfigure(leader NodeID) {
+	n := w.nodes[leader]
+	if w.random.IntN(4) == 0 {
+		w.decisions = append(w.decisions, walkDecision{w.transfer(leader, w.someone()), n, n.life})
+		return
+	}
+	var changes []MemberChange
+	for range 1 + w.random.IntN(3) {
+		id := w.someone()
+		_, member := w.core(leader).configuration.member(id)
+		kinds := []MemberChange{w.adds(id), w.addsLearner(id)}
+		if member {
+			kinds = []MemberChange{w.promotes(id), w.demotes(id), removes(id)}
+		}
+		changes = append(changes, kinds[w.random.IntN(len(kinds))])
+	}
+	w.decisions = append(w.decisions, walkDecision{w.change(leader, 0, changes...), n, n.life})
+}
+
 // finish heals everything and requires that the cluster recovers, and that
 // every proposer was told the truth.
 func (w *walk) finish() {
@@ -148,6 +184,9 @@ func (w *walk) finish() {
 		}
 	}
 	w.requireHealthy()
+	for _, d := range w.decisions {
+		require.True(w.t, d.ended || d.life != d.node.life || !w.up(d.node.id), "somebody still waits for %s", d.node.id)
+	}
 	for i, o := range w.proposals {
 		n := 0
 		for _, command := range w.commands {
