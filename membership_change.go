@@ -231,7 +231,8 @@ func (c *core) followMembers(now time.Duration) {
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
 		next := newProgress(m.ID, c.log.last()+1, now)
-		next.unmet, next.since = member && is.added > 0 && c.metAs(m.ID) == 0, c.round
+		isNew := member && is.added > 0 && c.metAs(m.ID) == 0
+		next.unmet, next.since = isNew && c.settings.incarnation > 0, c.round // who tells no incarnation does not look at any
 		c.peers = append(c.peers, next)
 	}
 	slices.SortFunc(c.peers, func(p, q *progress) int { return cmp.Compare(p.id, q.id) })
