@@ -387,8 +387,9 @@ func (o simOperator) change(name string, then func(), changes ...MemberChange) {
 			return
 		}
 		o.world.Count(name)
-		if c := o.leader.driver.core; index > c.commitIndex || c.configuration.isJoint() {
-			o.judge.Accuse("changes are committed", "%s says so of entry %d, its commit index is %d, and knows %v", o.leader.id, index, c.commitIndex, c.configuration)
+		c := o.leader.driver.core
+		if at := c.configurationAt(index); index > c.commitIndex || at.index == index && at.isJoint() {
+			o.judge.Accuse("changes are committed", "%s says so of entry %d, its commit index is %d, and there is %v", o.leader.id, index, c.commitIndex, at)
 		}
 		if then != nil {
 			then()
