@@ -19,13 +19,20 @@ func (c *core) adopt(next configuration) {
 }
 
 // meetAnew forgets what was on record of members that were added since: they come with
-// another disk, perhaps, and are met anew.
+// another disk, perhaps, and are met anew. Of those that this node has not met itself it
+// takes over what the leader knew: a newcomer must not count who has lost its disk
+// before it came.
 func (c *core) meetAnew(next configuration) {
 	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
 		m, member := next.member(contact.ID)
 		before, known := c.configuration.member(contact.ID)
 		return member && (!known || before.added != m.added)
 	})
+	for _, m := range next.members {
+		if m.met > 0 && m.ID != c.settings.id {
+			_, _ = c.meet(m.ID, m.met) // what this node knows itself goes first
+		}
+	}
 }
 
 // inForce puts a configuration into force.

@@ -62,7 +62,7 @@ func TestW1MemberWithAnotherDiskDoesNotCount(t *testing.T) {
 	r := newRig(t, "a b c")
 	r.startAt("b", at{log: "1", term: 1})
 	r.node("c").incarnation++
-	for _, request := range []any{&VoteRequest{Term: 9, LastLogIndex: 9, LastLogTerm: 8}, &Heartbeat{Term: 9}, &AppendEntries{Term: 9}} {
+	for _, request := range []any{&VoteRequest{Term: 9, LastLogIndex: 9, LastLogTerm: 8}, &Heartbeat{Term: 9, Configuration: 1}, &AppendEntries{Term: 9}} {
 		require.ErrorIs(t, r.ask("c", "b", request).err, ErrOtherDisk)
 	}
 	require.Equal(t, Term(1), r.core("b").currentTerm)

@@ -247,10 +247,20 @@
 // that lost its storage has forgotten its votes and what it acknowledged, and
 // counting it could make two leaders or lose entries. Leaders pass on whom they
 // have met with their heartbeats, so that the others know a member's number too,
-// and the member learns that its own is not the one that is expected. All this
+// and the member learns that its own is not the one that is expected. A configuration
+// says in which number its leader has met each member, so that a newcomer knows it
+// before it counts anybody. All this
 // only removes votes and acknowledgements, so it is safe. It does not help where
 // nobody who matters had met the node, or heard of it, before, nor against an
 // older copy of the same storage: that has the number too.
+//
+// Members that were taken in anew. A member that is taken out and in again is met anew,
+// by whoever reads of it, and may have another storage then. An answer to what a leader
+// has asked before it added the member is not the first contact, and does not count: it
+// may be late, from the process that had the id before. So one that was not met is sent
+// heartbeats only. Who has not read of it yet answers such a member, if it shows that it
+// is one, as a candidate or leader that its configuration lacks (§4.1): a vote request
+// says which entry has added the candidate, a heartbeat which configuration is in force.
 //
 // Removed members. The thesis (§4.2) leaves a removed server running until somebody
 // stops it. Here a leader goes on with heartbeats to it for ten election timeouts, and

@@ -274,7 +274,7 @@ func (d *driver) settle() {
 // sender is not who it seems to be.
 func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
 	d.adoptFingerprint(h, event)
-	err := d.checkHeader(h)
+	err := d.checkHeader(h, event)
 	if err == nil {
 		err = invalid
 	}
@@ -305,7 +305,7 @@ func (d *driver) adoptFingerprint(h Header, event any) {
 }
 
 // checkHeader checks the sender of a request.
-func (d *driver) checkHeader(h Header) error {
+func (d *driver) checkHeader(h Header, event any) error {
 	c := d.core
 	switch {
 	case h.Fingerprint != c.settings.fingerprint || h.Group != 0:
@@ -313,11 +313,30 @@ func (d *driver) checkHeader(h Header) error {
 	case h.To != c.settings.id || h.From == c.settings.id || !h.From.valid():
 		return fmt.Errorf("%w: from %q to %q arrived at %q: look at the addresses in Peers", ErrWrongNode, h.From, h.To, c.settings.id)
 	}
-	if _, member := c.configuration.member(h.From); !member {
+	if m, member := c.configuration.member(h.From); !member || c.speaksOfAnother(m, event) {
 		return nil // a leader or candidate that this node does not know of yet (§4.1)
 	}
 	_, err := c.meet(h.From, h.Incarnation)
 	return err
+}
+
+// speaksOfAnother reports whether a request may come from a member as it was before it
+// was taken out and in again, which is over, or as it is since, which this node has not
+// read yet: then its disk may be another one than that which this node is to meet.
+func (c *core) speaksOfAnother(m Member, event any) bool {
+	follows := func(term Term) bool { return term < c.currentTerm || term == c.currentTerm && m.ID == c.leader }
+	switch e := event.(type) {
+	case voteRequested:
+		return e.request.Added != m.added
+	case heartbeatArrived:
+		return e.request.Configuration != c.configuration.index
+	case appendArrived:
+		return follows(e.request.Term)
+	case snapshotArrived:
+		return follows(e.request.Term)
+	default:
+		return false
+	}
 }
 
 // checkOwnDisk finds out that this node is the one that came back with another
@@ -343,6 +362,9 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 		}
 		return
 	}
+	if !d.mayBeFirst(from, event) {
+		return
+	}
 	durable, err := c.meet(from, incarnation)
 	if err != nil {
 		if p := c.peer(from); p != nil {
@@ -354,12 +376,25 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 	d.accept(from)
 	if p := c.peer(from); p != nil {
 		p.otherDisk = false // it has its old disk again
+		p.unmet = false
 	}
 	if !durable {
 		d.deferred = append(d.deferred, deferredEvent{event, c.lastMet})
 		return
 	}
 	d.step(now, event)
+}
+
+// mayBeFirst reports whether a leader may take an answer for the first one of a member,
+// if there was none before. One that was asked for before the member was added may come
+// late, from a process that had the same id and another disk.
+func (d *driver) mayBeFirst(from NodeID, event any) bool {
+	p := d.core.peer(from)
+	if p == nil || !p.unmet {
+		return true
+	}
+	answer, ok := event.(heartbeatAnswered)
+	return ok && answer.response.Round > p.since
 }
 
 func (d *driver) admitDeferred(now time.Duration) {

@@ -68,7 +68,8 @@ type Member struct {
 	// most 4 KiB.
 	Metadata []byte `json:"metadata,omitempty"`
 
-	added Index // the entry that added it; 0: it is a founding member
+	added Index  // the entry that added it; 0: it is a founding member
+	met   uint64 // the incarnation in which the leader of this entry had met it; 0: it had not
 }
 
 // maxMetadataBytes bounds the metadata of a member.
@@ -149,7 +150,7 @@ func (c *core) addressBook() map[NodeID]string {
 
 // encode returns the data of a configuration entry,
 //
-//	[[[id, address, role, priority, metadata, added], ...], [outgoing id, ...]]
+//	[[[id, address, role, priority, metadata, added, met], ...], [outgoing id, ...]]
 //
 // without what is zero at the end of a member, and without outgoing ones if there are
 // none: the same bytes for the same members.
@@ -176,6 +177,8 @@ func (c configuration) encode() []byte {
 func (m Member) encode(dst []byte) []byte {
 	fields := 3
 	switch {
+	case m.met > 0:
+		fields = 7
 	case m.added > 0:
 		fields = 6
 	case len(m.Metadata) > 0:
@@ -195,6 +198,9 @@ func (m Member) encode(dst []byte) []byte {
 	}
 	if fields > 5 {
 		dst = wire.AppendUint(dst, uint64(m.added))
+	}
+	if fields > 6 {
+		dst = wire.AppendUint(dst, m.met)
 	}
 	return dst
 }
@@ -216,7 +222,10 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 		if n > 5 {
 			m.added = Index(r.Uint())
 		}
-		r.Skip(n - max(3, min(n, 6)))
+		if n > 6 {
+			m.met = r.Uint()
+		}
+		r.Skip(n - max(3, min(n, 7)))
 		c.members = append(c.members, m)
 		if m.Role == Voter {
 			c.incoming = append(c.incoming, m.ID)

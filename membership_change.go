@@ -187,8 +187,9 @@ func (c *core) committedInTerm() bool {
 // enter appends the entry of a configuration, which is in force from now on.
 func (c *core) enter(now time.Duration, next configuration) {
 	for i, m := range next.members {
+		next.members[i].met = c.metAs(m.ID)
 		if _, known := c.configuration.member(m.ID); !known {
-			next.members[i].added = c.log.last() + 1
+			next.members[i].added, next.members[i].met = c.log.last()+1, 0
 		}
 	}
 	data := next.encode()
@@ -200,7 +201,23 @@ func (c *core) enter(now time.Duration, next configuration) {
 	c.tell("enter configuration", "", "entry %d: %s", next.index, next)
 	c.adopt(next)
 	c.followMembers(now)
+	if slices.ContainsFunc(c.peers, func(p *progress) bool { return p.unmet }) {
+		c.sendHeartbeats(now) // they are sent nothing else until they are met
+	}
 	c.advanceCommit(now) // fewer may be a majority now
+}
+
+// metAs returns the incarnation in which a member was met; 0: it was not.
+func (c *core) metAs(id NodeID) uint64 {
+	if id == c.settings.id {
+		return c.settings.incarnation
+	}
+	for _, contact := range c.contacts {
+		if contact.ID == id {
+			return contact.Incarnation
+		}
+	}
+	return 0
 }
 
 // followMembers keeps the progress of all other members. One that is none any more is
@@ -212,12 +229,15 @@ func (c *core) followMembers(now time.Duration) {
 	}
 	for _, m := range slices.Concat(c.configuration.members, before.members) {
 		p := c.peer(m.ID)
-		_, member := c.configuration.member(m.ID)
+		is, member := c.configuration.member(m.ID)
 		if m.ID == c.settings.id || p != nil && (!p.left || !member) {
 			continue
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
-		c.peers = append(c.peers, newProgress(m.ID, c.log.last()+1, now))
+		next := newProgress(m.ID, c.log.last()+1, now)
+		isNew := member && is.added > 0 && c.metAs(m.ID) == 0
+		next.unmet, next.since = isNew && c.settings.incarnation > 0, c.round // who tells no incarnation does not look at any
+		c.peers = append(c.peers, next)
 	}
 	slices.SortFunc(c.peers, func(p, q *progress) int { return cmp.Compare(p.id, q.id) })
 	for _, p := range c.peers {

@@ -276,6 +276,7 @@ func inJoint(t *testing.T) *rig {
 	require.Equal(t, Index(2), r.core("c").commitIndex)
 	r.change("c", 0, r.adds("d"), r.adds("e"), removes("a"), removes("b"))
 	r.finishWrite("c")
+	r.met("c", "d", "e")
 	require.Equal(t, "c d e, and before a b c", r.membersOf("c"))
 	return r
 }

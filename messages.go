@@ -32,6 +32,10 @@ type VoteRequest struct {
 	LastLogTerm  Term
 	PreVote      bool
 	Transfer     bool // the leader asked for this election: stickiness does not refuse it (§3.10)
+
+	// Added is the entry that added the candidate, as far as it knows; 0: it is a
+	// founding member. One that was taken in anew may have another disk.
+	Added Index
 }
 
 // VoteResponse answers a VoteRequest.

@@ -332,6 +332,7 @@ func (m *VoteRequest) fields(c *codec) {
 	number(c, &m.LastLogTerm)
 	c.flag(&m.PreVote)
 	c.flag(&m.Transfer)
+	number(c, &m.Added)
 }
 
 func (m *VoteResponse) fields(c *codec) {

@@ -34,6 +34,9 @@ type progress struct {
 	pace       pace          // of entries that are read for it
 	paced      bool          // nothing but that keeps the next ones from being read
 
+	unmet bool   // it gets heartbeats only, until it answers
+	since uint64 // unmet: one of a round after this
+
 	left     bool // it is no member any more, and is told so
 	leftAt   time.Duration
 	farewell uint64 // the first round of heartbeats that tells it
@@ -68,7 +71,7 @@ func (p *progress) numbers() []uint64 {
 	if t := p.transfer; t != nil {
 		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.pace.at), uint64(t.pace.credit), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
+	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since, bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
 }
 
 // land forgets what is in flight up to an index.
@@ -113,6 +116,9 @@ func (c *core) peer(id NodeID) *progress {
 // agree nothing is read: a message without entries finds that out as well. One
 // that lacks what is compacted gets a snapshot.
 func (c *core) replicate(now time.Duration, p *progress) {
+	if p.unmet {
+		return
+	}
 	if c.lacksCompacted(p) && !p.otherDisk {
 		if !p.left {
 			c.sendSnapshot(now, p)

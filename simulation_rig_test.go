@@ -33,7 +33,8 @@ type simulation struct {
 	peers    map[NodeID]string
 	random   *rand.Rand // of the cluster's own chances: delays of disks and the like
 	settings simSettings
-	over     bool       // the faults are
+	over     bool // the faults are
+	members  simMembers
 	trace    *sim.Trace // nil: nobody will look
 
 	lies func(*simNode) bool // a disk says that it has written, and has not
@@ -82,17 +83,21 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 	w := sim.NewWorld(seed)
 	s := &simulation{
 		seed: seed, world: w, judge: sim.NewJudge(), oracle: sim.NewOracle(), peers: map[NodeID]string{},
-		random: w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
+		members: simMembers{added: map[NodeID]Index{}},
+		random:  w.Random("machines"), settings: drawSettings(w.Random("settings")), plan: plan,
 	}
 	if plan == nil {
-		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes, s.settings.faulty)
+		s.plan = sim.DrawPlan(w.Random("plan"), s.settings.nodes+simSpares, s.settings.faulty)
 	}
-	s.network = w.NewNetwork(s.settings.nodes, sim.Quality{Delay: 50 * time.Microsecond, Jitter: time.Millisecond})
-	for i := range s.settings.nodes {
+	s.network = w.NewNetwork(s.settings.nodes+simSpares, sim.Quality{Delay: 50 * time.Microsecond, Jitter: time.Millisecond})
+	for i := range s.settings.nodes + simSpares {
 		id := NodeID('a' + rune(i))
-		s.peers[id] = string(id) + ".example:1"
+		founds := i < s.settings.nodes
+		if founds {
+			s.peers[id] = addressOfSim(id)
+		}
 		n := &simNode{
-			simulation: s, number: i, id: id, disk: vfs.NewMemory(),
+			simulation: s, number: i, id: id, disk: vfs.NewMemory(), simMembership: simMembership{employed: founds, joins: !founds},
 			clock: w.NewClock(time.Duration(s.random.Int64N(int64(time.Hour))), 1+(s.random.Float64()-0.5)/50),
 			salts: w.Random("salts of " + string(id)),
 		}
@@ -107,10 +112,11 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 
 // run lives the life and returns the promise that was broken; nil: none.
 func (s *simulation) run() error {
-	late := s.random.IntN(len(s.nodes)) // a member that begins when the others have gone on
-	for i, n := range s.nodes {
+	founders := s.nodes[:s.settings.nodes]
+	late := s.random.IntN(len(founders)) // a member that begins when the others have gone on
+	for i, n := range founders {
 		after := time.Duration(s.random.Int64N(int64(100 * time.Millisecond)))
-		if len(s.nodes) > 1 && i == late && s.settings.snapshots > 0 {
+		if len(founders) > 1 && i == late && s.settings.snapshots > 0 {
 			after += 2 * time.Second
 		}
 		s.world.After(after, n.start)
@@ -131,27 +137,29 @@ func (s *simulation) run() error {
 	return s.oracle.Check()
 }
 
-// recoverAll ends all faults, but for those of a minority, and requires of the
-// others that something good happens: a leader and a fresh command within 10
-// election timeouts, and all of them equal soon after.
+// recoverAll ends all faults, but for those of a minority, and requires of the other
+// members that something good happens: a leader and a fresh command within 10
+// election timeouts, and all of them equal soon after, with no change under way.
 func (s *simulation) recoverAll(stop func() bool) error {
 	s.over = true
 	s.network.Heal()
 	s.world.Note(sim.Line{Kind: "all faults end", Node: -1, Peer: -1})
-	whole := s.nodes
+	var away []*simNode
 	if s.random.IntN(2) == 0 {
-		whole = s.nodes[(len(s.nodes)-1)/2:]
+		away = s.minority()
 	}
 	for _, n := range s.nodes {
 		n.heal()
+		n.retired = n.retired && !s.mayBelong(n)
 		n.start()
-		if n.number < len(s.nodes)-len(whole) {
-			s.keepAway(n, whole)
-		}
+		n.keptAway = slices.Contains(away, n)
+	}
+	for _, n := range away {
+		s.keepAway(n)
 	}
 	fresh := ""
 	healed := s.world.Now()
-	done := func() bool { return stop() || fresh != "" && slices.ContainsFunc(whole, applied(fresh)) }
+	done := func() bool { return stop() || fresh != "" && slices.ContainsFunc(s.whole(), applied(fresh)) }
 	for attempt := 0; s.world.Now() < healed+10*simElectionTimeout && !done(); attempt++ {
 		if leader := s.leader(); leader != nil && fresh == "" {
 			command := fmt.Sprintf("fresh%d put fresh %d", attempt, attempt)
@@ -168,10 +176,10 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
 	}
 	soon := s.world.Now() + 20*simElectionTimeout
-	if len(whole) < len(s.nodes) {
+	if len(away) > 0 {
 		soon += 40 * simElectionTimeout // whom they follow may have bad links only
 	}
-	equal := func() bool { return stop() || !slices.ContainsFunc(whole, not(applied(fresh))) }
+	equal := func() bool { return stop() || s.isSettled() && !slices.ContainsFunc(s.whole(), not(applied(fresh))) }
 	for s.world.Now() < soon && !equal() {
 		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
 	}
@@ -181,16 +189,19 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	return s.judge.Verdict()
 }
 
-// keepAway leaves a node dead, or able to disturb those that are whole and unable
-// to be of use to them.
-func (s *simulation) keepAway(n *simNode, whole []*simNode) {
+// keepAway leaves a node dead, or able to disturb the others and unable to be of use to
+// them.
+func (s *simulation) keepAway(n *simNode) {
 	away := s.random.IntN(4)
 	s.world.Count("nodes kept away")
 	if away == 0 {
 		n.kill()
 		return
 	}
-	for _, other := range whole {
+	for _, other := range s.nodes {
+		if other.keptAway {
+			continue
+		}
 		fault := sim.Fault{For: time.Hour, Kind: sim.OneWay, Node: n.number, Peer: other.number, Seed: s.random.Uint64()}
 		switch away {
 		case 1: // it is not heard
@@ -212,24 +223,28 @@ func not(is func(*simNode) bool) func(*simNode) bool {
 	return func(n *simNode) bool { return !is(n) }
 }
 
-func (s *simulation) leader() *simNode {
+// leader returns the one of the latest term.
+func (s *simulation) leader() (leader *simNode) {
 	for _, n := range s.nodes {
-		if n.driver != nil && !n.frozen && n.driver.core.role == Leader {
-			return n
+		if n.driver != nil && !n.frozen && n.driver.core.role == Leader && (leader == nil || n.driver.core.currentTerm > leader.driver.core.currentTerm) {
+			leader = n
 		}
 	}
-	return nil
+	return leader
 }
 
 func (s *simulation) String() string {
 	text := fmt.Sprintf("at %v", s.world.Now())
 	for _, n := range s.nodes {
+		if !n.employed {
+			continue
+		}
 		if n.driver == nil {
 			text += fmt.Sprintf("; %s is down", n.id)
 			continue
 		}
 		st := n.driver.status(n.clock.Now())
-		text += fmt.Sprintf("; %s: %v in term %d, last %d, commit %d, applied %d (%s)", n.id, st.Role, st.Term, st.LastIndex, st.CommitIndex, st.AppliedIndex, st.Reason)
+		text += fmt.Sprintf("; %s: %v in term %d, last %d, commit %d, applied %d (%s); it knows %d: %v", n.id, st.Role, st.Term, st.LastIndex, st.CommitIndex, st.AppliedIndex, st.Reason, n.driver.core.configuration.index, n.driver.core.configuration)
 	}
 	return text
 }
@@ -250,6 +265,8 @@ type simNode struct {
 	clock  *sim.Clock
 	disk   *vfs.Memory
 	salts  *rand.Rand
+
+	simMembership
 
 	frozen    bool
 	hung      bool    // the disk is
@@ -287,7 +304,7 @@ type simPeer struct {
 
 // start makes a process of what the disk holds.
 func (n *simNode) start() {
-	if n.driver != nil || n.disk == nil {
+	if n.driver != nil || n.disk == nil || !n.employed || n.retired {
 		return
 	}
 	n.life++
@@ -317,6 +334,9 @@ func (n *simNode) boot(storage *diskStorage) error {
 	isNew := state.HardState.Incarnation == 0
 	if isNew {
 		batch := bootstrap(NewConfig(n.id, n.simulation.peers[n.id], n.simulation.peers), n.salts.Uint64()|1)
+		if n.joins {
+			batch = SaveBatch{HardState: &HardState{ID: n.id, Incarnation: n.salts.Uint64() | 1}}
+		}
 		if err := storage.Save(batch); err != nil {
 			return err
 		}
@@ -325,7 +345,7 @@ func (n *simNode) boot(storage *diskStorage) error {
 		}
 	}
 	settings := coreSettings{
-		id: n.id, address: n.simulation.peers[n.id],
+		id: n.id, address: addressOfSim(n.id), join: n.joins,
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: simHeartbeat, electionTimeout: simElectionTimeout, diskStallLimit: 5 * simElectionTimeout,
 		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: simWindow, maxInflightMessages: n.settings.window,
@@ -335,7 +355,9 @@ func (n *simNode) boot(storage *diskStorage) error {
 	if err != nil {
 		return err
 	}
-	n.storage, n.durable, n.last = storage, state.HardState, state.Last
+	n.storage, n.durable = storage, state.HardState
+	n.noteWritten()
+	n.fingerprint = state.HardState.Fingerprint
 	snapshots := storage.Snapshots()
 	snapshots.options.SyncBytes, snapshots.options.ChunkBytes = 200, 100
 	d, err := startDriver(context.Background(), c, snapshots, nil, driverSettings{
@@ -391,6 +413,9 @@ func (n *simNode) crash(mode vfs.CrashMode, seed uint64) {
 	if n.driver != nil && n.driver.core.incoming != nil {
 		n.world.Count("transfers interrupted")
 	}
+	if n.driver != nil && n.driver.core.configuration.isJoint() {
+		n.world.Count("crashes in a joint phase")
+	}
 	before := n.disk
 	n.disk = before.CrashClone(mode, seed)
 	if mode != vfs.CrashKill {
@@ -416,10 +441,14 @@ func (n *simNode) countLoss(before *vfs.Memory) {
 }
 
 // fail ends the process by itself, with a cause: who waits is told. A disk that
-// fails is the only good one: a node that lacks what it should have, or is sent
-// what must not be, has found out that another promise was broken.
+// fails, and to be no member any more, are the only good ones: a node that lacks what
+// it should have, or is sent what must not be, has found out that another promise was
+// broken.
 func (n *simNode) fail(cause error, w work) {
-	if !errors.Is(cause, vfs.ErrIO) {
+	switch {
+	case errors.Is(cause, ErrRemoved):
+		n.leave()
+	case !errors.Is(cause, vfs.ErrIO):
 		n.judge.Accuse("no node has to stop", "%v", cause)
 	}
 	n.world.Note(sim.Line{Kind: "stop", Node: n.number, Peer: -1, Text: cause.Error()})
@@ -431,8 +460,12 @@ func (n *simNode) fail(cause error, w work) {
 		}
 	}
 	d := n.driver
-	d.work.failed = w.failed
+	d.work.failed, d.work.outcomes = w.failed, w.outcomes
 	d.failFrom(0, cause)
+	d.endMembershipWaits(stoppedBy(n.id, cause))
+	for _, o := range d.work.outcomes {
+		o.done(o.index, o.err)
+	}
 	for _, task := range []*applyTask{w.apply, n.machine.task} {
 		if task != nil {
 			for _, waits := range task.claim(task.last) {
@@ -545,6 +578,10 @@ func (n *simNode) carryOut(w work) {
 		n.fail(w.failure, w)
 		return
 	}
+	if joined := n.driver.core.settings.fingerprint; joined != n.fingerprint {
+		n.fingerprint = joined
+		n.storage.Snapshots().join(joined)
+	}
 	for _, id := range w.resets {
 		n.reset(id)
 	}
@@ -622,8 +659,20 @@ func (n *simNode) written() {
 	if first := batch.Entries.First(); first > 0 && first <= n.last {
 		n.world.Count("suffixes truncated")
 	}
-	n.last = Index(n.storage.log.Contents().Last.Index)
+	n.noteWritten()
 	n.post(written{})
+}
+
+// noteWritten shows the judge what the disk holds.
+func (n *simNode) noteWritten() {
+	last := n.storage.log.Contents().Last
+	n.last = Index(last.Index)
+	n.judge.Written(n.number, n.ballot(), sim.Mark{Index: last.Index, Term: last.Term})
+}
+
+// ballot is the vote on the disk.
+func (n *simNode) ballot() sim.Ballot {
+	return sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)}
 }
 
 // read reads entries for a follower, which takes a while.
@@ -659,12 +708,14 @@ func (n *simNode) apply(task *applyTask) {
 func (n *simNode) observe() {
 	c := n.driver.core
 	n.compacted = c.log.compacted.Index
+	n.noteMembers()
 	n.judge.Observe(sim.Observation{
 		Node: n.number, Life: n.life, Term: uint64(c.currentTerm), Vote: markOf(c.votedFor), Leads: c.role == Leader,
-		OnDisk: sim.Ballot{Term: uint64(n.durable.Term), Vote: markOf(n.durable.VotedFor)},
+		OnDisk: n.ballot(),
 		Commit: uint64(c.commitIndex), Applied: uint64(n.driver.applied), First: uint64(c.log.firstKept()), Last: uint64(c.log.last()),
 		Forgotten: uint64(c.log.compacted.Term),
 		Held:      n.holds(), Entry: n.entry,
+		Members: n.known,
 	})
 }
 
@@ -748,6 +799,8 @@ func (n *simNode) checkAnswer(to NodeID, response any) {
 		if m.VoteGranted && !m.PreVote && n.durable.VotedFor != to {
 			n.judge.Accuse("nothing is promised before it is durable", "%s votes for %s in term %d and its disk says %q", n.id, to, m.Term, n.durable.VotedFor)
 		}
+	case *TimeoutNowResponse:
+		n.judge.Promise(n.number, "a successor's answer", uint64(m.Term), uint64(n.durable.Term), 0, 0)
 	case *HeartbeatResponse:
 		n.judge.Promise(n.number, "a heartbeat's answer", uint64(m.Term), uint64(n.durable.Term), 0, 0)
 	case *SnapshotResponse:

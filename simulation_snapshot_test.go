@@ -46,6 +46,11 @@ func (n *simNode) carryOutSnapshots(w work) {
 		n.onDisk(n.takes(20*time.Millisecond), func() any {
 			written := snapshots.write(context.Background(), *job)
 			n.count(written.err, "snapshots taken", "snapshots that could not be taken")
+			if covers := job.metadata.Configuration; written.err == nil {
+				if of, err := decodeConfiguration(covers.Index, covers.Data); err != nil || of.isJoint() {
+					n.count(err, "snapshots in a joint phase", "snapshots without members")
+				}
+			}
 			return written
 		})
 	}

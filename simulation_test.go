@@ -84,11 +84,16 @@ var simulated = []string{
 	"operations done", "operations refused", "operations unknown", "operations tried again", "nodes kept away",
 	"snapshots taken", "snapshots on demand", "snapshots restored", "send snapshot", "snapshot arrived", "install snapshot",
 	"chunks stored", "snapshots damaged", "snapshots fallen back from",
+	"enter configuration", "join cluster", "changes made", "changes refused", "changes of unknown outcome",
+	"learners added", "voters added", "learners promoted", "voters demoted", "members taken out", "leaders taken out",
+	"joint changes", "members that were all replaced", "removed nodes that ended", "crashes in a joint phase", "snapshots in a joint phase",
+	"hand over leadership", "leadership handed over", "leadership not handed over", "keep leadership", "disks lost",
 }
 
 // simulatedRarely is what a thousand lives must have had.
 var simulatedRarely = []string{
 	"writes torn", "transfers interrupted", "transfers resumed", "snapshots cut short", "snapshots that could not be taken", "no snapshot taken",
+	"members without their disk taken out", "ids that came back with an empty disk", "removed nodes that were taken in again", "newcomers that could not follow",
 }
 
 // tally adds up what many lives had.

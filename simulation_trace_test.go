@@ -68,6 +68,10 @@ func labelOf(message any) sim.Label {
 		return sim.Label{Kind: "heartbeat", Text: fmt.Sprintf("heartbeat of term %d, commit %d", m.Term, m.Commit)}
 	case *HeartbeatResponse:
 		return sim.Label{Kind: "heartbeat", Answer: true, Text: fmt.Sprintf("heard, term %d", m.Term)}
+	case *TimeoutNow:
+		return sim.Label{Kind: "vote", Text: fmt.Sprintf("lead, after term %d", m.Term)}
+	case *TimeoutNowResponse:
+		return sim.Label{Kind: "vote", Answer: true, Refused: !m.Started, Text: fmt.Sprintf("asked to lead: started is %v, term %d", m.Started, m.Term)}
 	case *AppendEntries:
 		return sim.Label{Kind: "append", Text: fmt.Sprintf("append %s, after %d of term %d; term %d, commit %d", rangeOf(m.Entries), m.PrevLogIndex, m.PrevLogTerm, m.Term, m.LeaderCommit)}
 	case *AppendResponse:

@@ -32,18 +32,39 @@ const (
 	HungDisk                    // a write does not end
 	BadDisk                     // a sync fails
 	SlowApply                   // the state machine takes long
-	FaultKinds                  // how many there are
+	Wipe                        // a machine loses its disk, and comes back with an empty one
+
+	// What an operator does, who goes to whoever leads then.
+
+	AddLearner   // a machine joins
+	AddVoter     // so it does, and is promoted once it has caught up
+	Promote      // a learner becomes a voter
+	Demote       // a voter becomes a learner
+	Remove       // a member is taken out
+	RemoveLeader // the one that leads is
+	Joint        // several such changes are one
+	ReplaceAll   // other machines take the place of all members
+	Race         // another operator wants something else at the same moment
+	Transfer     // another voter is to lead
+	FaultKinds   // how many there are
 )
 
 var faultNames = [FaultKinds]string{
 	"isolate", "split", "one-way", "sever", "flap", "bad link", "bad network", "clog", "kill", "power cut", "blackout",
-	"pause", "freeze", "drift", "leap", "slow disk", "hung disk", "bad disk", "slow apply",
+	"pause", "freeze", "drift", "leap", "slow disk", "hung disk", "bad disk", "slow apply", "wipe",
+	"add learner", "add voter", "promote", "demote", "remove", "remove leader", "joint change", "replace all", "race", "transfer",
 }
 
 func (k FaultKind) String() string { return faultNames[k] }
 
+// byOperator tells what operators do from what goes wrong.
+func (k FaultKind) byOperator() bool { return k >= AddLearner }
+
 // scope is whom faults of a kind hit. The page of a trace knows the numbers.
 func (k FaultKind) scope() scope {
+	if k.byOperator() {
+		return everybody
+	}
 	switch k {
 	case Split, BadNetwork, Blackout:
 		return everybody
@@ -88,7 +109,7 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s for %v, level %.2f", s, f.For, f.Level)
 }
 
-// Plan is all that goes wrong in a life.
+// Plan is all that goes wrong in a life, and what its operators do.
 type Plan []Fault
 
 func (p Plan) String() string {
@@ -110,7 +131,9 @@ var usual = [FaultKinds]struct {
 	Clog: {500 * time.Millisecond, 60}, Kill: {1500 * time.Millisecond, 50}, PowerCut: {1500 * time.Millisecond, 50},
 	Blackout: {500 * time.Millisecond, 15}, Pause: {time.Second, 40}, Freeze: {time.Second, 40},
 	Drift: {5 * time.Second, 30}, Leap: {0, 40}, SlowDisk: {2 * time.Second, 40},
-	HungDisk: {time.Second, 40}, BadDisk: {time.Second, 25}, SlowApply: {2 * time.Second, 40},
+	HungDisk: {time.Second, 40}, BadDisk: {time.Second, 25}, SlowApply: {2 * time.Second, 40}, Wipe: {500 * time.Millisecond, 60},
+	AddLearner: {0, 60}, AddVoter: {0, 120}, Promote: {0, 60}, Demote: {0, 30}, Remove: {0, 60}, RemoveLeader: {0, 40},
+	Joint: {0, 100}, ReplaceAll: {0, 40}, Race: {0, 40}, Transfer: {0, 80},
 }
 
 // DrawPlan draws what goes wrong among n nodes until a time. Each life has some
@@ -161,6 +184,8 @@ type Machines interface {
 	SlowApply(node int, by float64) // 0: as usual
 	Clock(node int) *Clock          // of its machine
 	Leader() int                    // -1: none
+	Wipe(node int, seed uint64)     // it ends, and its disk is empty; not if that would be the loss of too many
+	Operate(f Fault)                // an operator does something
 
 	// InWrite has something happen in the middle of the node's next write.
 	InWrite(node int, happen func())
@@ -192,6 +217,10 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 // begin begins a fault and returns what ends it.
 func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func()) {
 	random := rand.New(rand.NewPCG(f.Seed, 0))
+	if f.Kind.byOperator() {
+		machines.Operate(f)
+		return nil
+	}
 	switch f.Kind {
 	case Isolate:
 		return cutBetween(net, n, func(i int) bool { return i == f.Node })
@@ -250,6 +279,9 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 	case SlowApply:
 		machines.SlowApply(f.Node, f.Level)
 		return func() { machines.SlowApply(f.Node, 0) }
+	case Wipe:
+		machines.Wipe(f.Node, f.Seed)
+		return func() { machines.Start(f.Node) }
 	default:
 		panic(fmt.Sprintf("sim: no way to inflict %v", f.Kind))
 	}

@@ -17,6 +17,10 @@ type Observation struct {
 	Last      uint64
 	Forgotten uint64 // the term of the entry before First; 0: none was forgotten
 	Held      []Held // what it keeps in memory
+
+	// Members are the configurations that it knows, in order: the last is in force.
+	Members []Configuration
+
 	// Entry returns the term of an entry, and a digest of it with its term.
 	Entry func(index uint64) (term, digest uint64)
 }
@@ -38,6 +42,9 @@ type Judge struct {
 	entries   map[place]history // of every log that was seen
 	committed []commitment      // by index, from 1 on
 	nodes     map[int]*known
+	votes     map[Ballot]map[int]bool // who was seen to have given them, on its disk
+	kept      map[int]Mark            // how far the logs on disks have got
+	aside     map[int]bool            // who does not count: it has lost its disk
 	verdict   error
 }
 
@@ -59,7 +66,7 @@ type known struct {
 
 // NewJudge returns a judge who has seen nothing yet.
 func NewJudge() *Judge {
-	return &Judge{leaders: map[uint64]int{}, entries: map[place]history{}, nodes: map[int]*known{}}
+	return &Judge{leaders: map[uint64]int{}, entries: map[place]history{}, nodes: map[int]*known{}, votes: map[Ballot]map[int]bool{}, kept: map[int]Mark{}, aside: map[int]bool{}}
 }
 
 // Verdict returns the first promise that was broken; nil: none.
@@ -89,6 +96,9 @@ func (j *Judge) Observe(o Observation) {
 	j.forgetsCommitted(o)
 	j.leaderIsComplete(o, k)
 	j.memoryIsBounded(o)
+	j.oneChangeAtATime(o)
+	j.votersElect(o, k)
+	j.votersCommit(o, k)
 	k.last = o
 	k.last.Entry, k.last.Held = nil, nil
 }

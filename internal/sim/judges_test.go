@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -27,18 +28,24 @@ func TestJudgeFindsEachBrokenPromise(t *testing.T) {
 		return func(o *Observation) { o.OnDisk = Ballot{term, vote} }
 	}
 	again := func(o Observation) Observation { return with(o, func(o *Observation) { o.Life++ }) }
+	members := func(all ...Configuration) func(*Observation) { return func(o *Observation) { o.Members = all } }
+	three := Configuration{Index: 1, Voters: []int{0, 1, 2}}
+	joint := Configuration{Index: 2, Voters: []int{0, 1, 3, 4, 5}, Outgoing: three.Voters}
 	cases := map[string][]Observation{
-		"monotone term":       {logOf(0, 2, 1), logOf(0, 1, 1)},
-		"monotone term: ":     {with(logOf(0, 3, 1), onDisk(2, 0)), again(logOf(0, 1, 1))},
-		"one vote a term: ":   {with(logOf(0, 2, 1), onDisk(2, 1)), again(logOf(0, 2, 1))},
-		"one vote a term":     {with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 1 }), with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 2 })},
-		"monotone commit":     {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(0, 2, 1, 1), committed(1))},
-		"order of indexes":    {with(logOf(0, 2, 1), committed(2))},
-		"election safety":     {with(logOf(0, 2, 1), leads), with(logOf(1, 2, 1), leads)},
-		"log matching":        {logOf(0, 3, 1, 2, 3), logOf(1, 3, 1, 1, 3)},
-		"committed entries":   {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(1, 2, 1, 2), committed(2))},
-		"leader completeness": {with(logOf(0, 2, 1, 2), committed(2)), with(logOf(1, 3, 1), leads)},
-		"bounded memory":      {with(logOf(0, 2, 1), func(o *Observation) { o.Held = []Held{{"much", 999, 1000}, {"little", 2, 1}} })},
+		"one change at a time: two":   {with(logOf(0, 2, 1, 1), members(three, Configuration{Index: 2, Voters: []int{0, 3, 1}}))},
+		"one change at a time: other": {with(logOf(0, 2, 1, 1, 1), members(joint, Configuration{Index: 3, Voters: []int{0, 1, 3, 4}}))},
+		"one change at a time: early": {with(logOf(0, 2, 1, 1), members(three, Configuration{Index: 2, Voters: []int{0, 1}}))},
+		"monotone term":               {logOf(0, 2, 1), logOf(0, 1, 1)},
+		"monotone term: ":             {with(logOf(0, 3, 1), onDisk(2, 0)), again(logOf(0, 1, 1))},
+		"one vote a term: ":           {with(logOf(0, 2, 1), onDisk(2, 1)), again(logOf(0, 2, 1))},
+		"one vote a term":             {with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 1 }), with(logOf(0, 2, 1), func(o *Observation) { o.Vote = 2 })},
+		"monotone commit":             {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(0, 2, 1, 1), committed(1))},
+		"order of indexes":            {with(logOf(0, 2, 1), committed(2))},
+		"election safety":             {with(logOf(0, 2, 1), leads), with(logOf(1, 2, 1), leads)},
+		"log matching":                {logOf(0, 3, 1, 2, 3), logOf(1, 3, 1, 1, 3)},
+		"committed entries":           {with(logOf(0, 2, 1, 1), committed(2)), with(logOf(1, 2, 1, 2), committed(2))},
+		"leader completeness":         {with(logOf(0, 2, 1, 2), committed(2)), with(logOf(1, 3, 1), leads)},
+		"bounded memory":              {with(logOf(0, 2, 1), func(o *Observation) { o.Held = []Held{{"much", 999, 1000}, {"little", 2, 1}} })},
 	}
 	for promise, observations := range cases {
 		t.Run(promise, func(t *testing.T) {
@@ -47,7 +54,8 @@ func TestJudgeFindsEachBrokenPromise(t *testing.T) {
 				require.NoError(t, j.Verdict(), "before observation %d", i)
 				j.Observe(o)
 			}
-			require.ErrorContains(t, j.Verdict(), promise)
+			name, _, _ := strings.Cut(promise, ": ")
+			require.ErrorContains(t, j.Verdict(), name)
 		})
 	}
 	j := NewJudge()
@@ -55,6 +63,42 @@ func TestJudgeFindsEachBrokenPromise(t *testing.T) {
 	require.NoError(t, j.Verdict())
 	j.Promise(0, "a vote", 6, 5, 0, 0)
 	require.ErrorContains(t, j.Verdict(), "before it is durable")
+}
+
+// A leader of a joint phase needs the votes of majorities of both halves, and the same
+// to commit. Neither who is no voter nor who was set aside is among them.
+func TestJudgeCountsBothHalves(t *testing.T) {
+	for _, test := range []struct {
+		vote, keep []int
+		aside      int
+		broken     string
+	}{
+		{vote: []int{0, 1, 3}, keep: []int{0, 1, 3}, aside: -1},
+		{vote: []int{0, 1, 2, 5}, aside: -1, broken: "voters elect"},
+		{vote: []int{0, 3, 4}, aside: -1, broken: "voters elect"},
+		{vote: []int{0, 1, 3}, aside: 3, broken: "voters elect"},
+		{vote: []int{0, 1, 3}, keep: []int{0, 1, 2}, aside: -1, broken: "voters commit"},
+	} {
+		j := NewJudge()
+		j.SetAside(test.aside, true)
+		for _, node := range test.vote {
+			j.Written(node, Ballot{2, 1}, Mark{1, 1})
+		}
+		leader := logOf(0, 2, 1, 2)
+		leader.Leads, leader.Vote, leader.Commit = true, 1, 1
+		leader.Members = []Configuration{{Index: 1, Voters: []int{0, 3, 4}, Outgoing: []int{0, 1, 2}}}
+		j.Observe(leader)
+		for _, node := range test.keep {
+			j.Written(node, Ballot{2, 1}, Mark{2, 2})
+		}
+		leader.Commit = 2
+		j.Observe(leader)
+		if test.broken == "" {
+			require.NoError(t, j.Verdict())
+			continue
+		}
+		require.ErrorContains(t, j.Verdict(), test.broken)
+	}
 }
 
 // A log that is overwritten where nothing was committed breaks no promise.
