@@ -94,6 +94,20 @@ func (c *core) forgetConfigurations() {
 		n++
 	}
 	c.earlier = slices.Clone(c.earlier[n:])
+	c.forgetStrangers()
+}
+
+// forgetStrangers forgets the disks of those who are members in no configuration that is
+// kept: the one that took them out is committed, and taken in again they are met anew.
+func (c *core) forgetStrangers() {
+	known := len(c.contacts)
+	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
+		isMember := func(one configuration) bool { _, is := one.member(contact.ID); return is }
+		return !isMember(c.configuration) && !slices.ContainsFunc(c.earlier, isMember)
+	})
+	if len(c.contacts) < known {
+		c.remember()
+	}
 }
 
 // configurationEntries returns what is to be kept of the configurations.

@@ -745,6 +745,27 @@ func TestW1LateRecordOfADiskDoesNotCount(t *testing.T) {
 	require.Contains(t, r.core("b").contacts, Contact{"d", 0xee})
 }
 
+// W1: records of disks do not pile up when members come and go.
+func TestW1RecordsOfRemovedMembersGo(t *testing.T) {
+	r := newCluster(t, "a b c d")
+	r.elect("a")
+	r.pass(beat)
+	knows := func() bool {
+		return slices.ContainsFunc(r.hardState("a").Contacts, func(c Contact) bool { return c.ID == "d" })
+	}
+	require.True(t, knows())
+	r.change("a", 0, removes("d"))
+	r.pass(beat)
+	require.True(t, knows(), "a configuration that has it is kept")
+	r.propose("a", "x", "y", "z")
+	r.settle()
+	r.takeSnapshot("a")
+	r.settle()
+	require.Greater(t, r.core("a").log.compacted.Index, Index(3))
+	require.False(t, knows())
+	require.Len(t, r.hardState("a").Contacts, 2)
+}
+
 // W3: who waits to be taken in belongs to the first cluster whose leader calls it by its
 // name, and to no other, after a restart neither.
 func TestW3JoinerBelongsToOneCluster(t *testing.T) {
