@@ -24,13 +24,13 @@ func (c *core) adopt(next configuration) {
 // before it came.
 func (c *core) meetAnew(next configuration) {
 	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
-		m, member := next.member(contact.ID)
-		before, known := c.configuration.member(contact.ID)
-		return member && (!known || before.added != m.added)
+		_, member := next.member(contact.ID)
+		_, known := c.configuration.member(contact.ID)
+		return member && (!known || c.configuration.origins[contact.ID].added != next.origins[contact.ID].added)
 	})
 	for _, m := range next.members {
-		if m.met > 0 && m.ID != c.settings.id {
-			_, _ = c.meet(m.ID, m.met) // what this node knows itself goes first
+		if met := next.origins[m.ID].met; met > 0 && m.ID != c.settings.id {
+			_, _ = c.meet(m.ID, met) // what this node knows itself goes first
 		}
 	}
 }

@@ -327,7 +327,7 @@ func (c *core) speaksOfAnother(m Member, event any) bool {
 	follows := func(term Term) bool { return term < c.currentTerm || term == c.currentTerm && m.ID == c.leader }
 	switch e := event.(type) {
 	case voteRequested:
-		return e.request.Added != m.added
+		return e.request.Added != c.configuration.origins[m.ID].added
 	case heartbeatArrived:
 		return e.request.Configuration != c.configuration.index
 	case appendArrived:

@@ -61,8 +61,7 @@ func (c *core) startElection(now time.Duration) {
 
 func (c *core) askForVotes(request VoteRequest, p promise) {
 	request.LastLogIndex, request.LastLogTerm = c.log.last(), c.log.lastTerm()
-	own, _ := c.configuration.member(c.settings.id)
-	request.Added = own.added
+	request.Added = c.configuration.origins[c.settings.id].added
 	for _, m := range c.configuration.members {
 		if m.ID == c.settings.id || !c.configuration.isVoter(m.ID) {
 			continue

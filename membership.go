@@ -67,7 +67,10 @@ type Member struct {
 	// Metadata is the application's: raft hands it to all members, in Status. At
 	// most 4 KiB.
 	Metadata []byte `json:"metadata,omitempty"`
+}
 
+// origin is what else a configuration says of a member.
+type origin struct {
 	added Index  // the entry that added it; 0: it is a founding member
 	met   uint64 // the incarnation in which the leader of this entry had met it; 0: it had not
 }
@@ -79,6 +82,7 @@ const maxMetadataBytes = 4 << 10
 type configuration struct {
 	index    Index
 	members  []Member // sorted by ID
+	origins  map[NodeID]origin
 	incoming []NodeID // the voters, in a joint phase of the configuration that is entered, sorted
 	outgoing []NodeID // in a joint phase: the voters of the configuration that is left, sorted; else none
 	data     []byte   // what it was decoded from
@@ -162,7 +166,7 @@ func (c configuration) encode() []byte {
 	dst := wire.AppendArrayLen(nil, fields)
 	dst = wire.AppendArrayLen(dst, len(c.members))
 	for _, m := range c.members {
-		dst = m.encode(dst)
+		dst = m.encode(dst, c.origins[m.ID])
 	}
 	if !c.isJoint() {
 		return dst
@@ -174,12 +178,12 @@ func (c configuration) encode() []byte {
 	return dst
 }
 
-func (m Member) encode(dst []byte) []byte {
+func (m Member) encode(dst []byte, from origin) []byte {
 	fields := 3
 	switch {
-	case m.met > 0:
+	case from.met > 0:
 		fields = 7
-	case m.added > 0:
+	case from.added > 0:
 		fields = 6
 	case len(m.Metadata) > 0:
 		fields = 5
@@ -197,17 +201,17 @@ func (m Member) encode(dst []byte) []byte {
 		dst = wire.AppendBytes(dst, m.Metadata)
 	}
 	if fields > 5 {
-		dst = wire.AppendUint(dst, uint64(m.added))
+		dst = wire.AppendUint(dst, uint64(from.added))
 	}
 	if fields > 6 {
-		dst = wire.AppendUint(dst, m.met)
+		dst = wire.AppendUint(dst, from.met)
 	}
 	return dst
 }
 
 // decodeConfiguration reads what encode wrote; further fields are ignored.
 func decodeConfiguration(index Index, data []byte) (configuration, error) {
-	c := configuration{index: index, data: data}
+	c := configuration{index: index, data: data, origins: map[NodeID]origin{}}
 	r := wire.NewReader(data)
 	fields := r.ArrayLen()
 	for range r.ArrayLen() {
@@ -219,14 +223,16 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 		if n > 4 {
 			m.Metadata = r.Bytes()
 		}
+		var from origin
 		if n > 5 {
-			m.added = Index(r.Uint())
+			from.added = Index(r.Uint())
 		}
 		if n > 6 {
-			m.met = r.Uint()
+			from.met = r.Uint()
 		}
 		r.Skip(n - max(3, min(n, 7)))
 		c.members = append(c.members, m)
+		c.origins[m.ID] = from
 		if m.Role == Voter {
 			c.incoming = append(c.incoming, m.ID)
 		}

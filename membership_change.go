@@ -74,7 +74,7 @@ func (change MemberChange) apply(members map[NodeID]Member) error {
 		delete(members, m.ID)
 		return nil
 	}
-	m.Metadata, m.added = bytes.Clone(m.Metadata), present.added
+	m.Metadata = bytes.Clone(m.Metadata)
 	members[m.ID] = m
 	return nil
 }
@@ -186,10 +186,12 @@ func (c *core) committedInTerm() bool {
 
 // enter appends the entry of a configuration, which is in force from now on.
 func (c *core) enter(now time.Duration, next configuration) {
-	for i, m := range next.members {
-		next.members[i].met = c.metAs(m.ID)
-		if _, known := c.configuration.member(m.ID); !known {
-			next.members[i].added, next.members[i].met = c.log.last()+1, 0
+	next.origins = map[NodeID]origin{}
+	for _, m := range next.members {
+		if _, known := c.configuration.member(m.ID); known {
+			next.origins[m.ID] = origin{c.configuration.origins[m.ID].added, c.metAs(m.ID)}
+		} else {
+			next.origins[m.ID] = origin{added: c.log.last() + 1}
 		}
 	}
 	data := next.encode()
@@ -229,13 +231,13 @@ func (c *core) followMembers(now time.Duration) {
 	}
 	for _, m := range slices.Concat(c.configuration.members, before.members) {
 		p := c.peer(m.ID)
-		is, member := c.configuration.member(m.ID)
+		_, member := c.configuration.member(m.ID)
 		if m.ID == c.settings.id || p != nil && (!p.left || !member) {
 			continue
 		}
 		c.peers = slices.DeleteFunc(c.peers, func(other *progress) bool { return other == p })
 		next := newProgress(m.ID, c.log.last()+1, now)
-		isNew := member && is.added > 0 && c.metAs(m.ID) == 0
+		isNew := member && c.configuration.origins[m.ID].added > 0 && c.metAs(m.ID) == 0
 		next.unmet, next.since = isNew && c.settings.incarnation > 0, c.round // who tells no incarnation does not look at any
 		c.peers = append(c.peers, next)
 	}
