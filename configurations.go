@@ -22,9 +22,9 @@ func (c *core) adopt(next configuration) {
 // another disk, perhaps, and are met anew.
 func (c *core) meetAnew(next configuration) {
 	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
-		m, member := next.member(contact.ID)
-		before, known := c.configuration.member(contact.ID)
-		return member && (!known || before.added != m.added)
+		_, member := next.member(contact.ID)
+		_, known := c.configuration.member(contact.ID)
+		return member && (!known || c.configuration.added[contact.ID] != next.added[contact.ID])
 	})
 }
 

@@ -67,8 +67,6 @@ type Member struct {
 	// Metadata is the application's: raft hands it to all members, in Status. At
 	// most 4 KiB.
 	Metadata []byte `json:"metadata,omitempty"`
-
-	added Index // the entry that added it; 0: it is a founding member
 }
 
 // maxMetadataBytes bounds the metadata of a member.
@@ -77,10 +75,11 @@ const maxMetadataBytes = 4 << 10
 // configuration is who takes part, as an entry of the log says (thesis ch. 4).
 type configuration struct {
 	index    Index
-	members  []Member // sorted by ID
-	incoming []NodeID // the voters, in a joint phase of the configuration that is entered, sorted
-	outgoing []NodeID // in a joint phase: the voters of the configuration that is left, sorted; else none
-	data     []byte   // what it was decoded from
+	members  []Member         // sorted by ID
+	incoming []NodeID         // the voters, in a joint phase of the configuration that is entered, sorted
+	outgoing []NodeID         // in a joint phase: the voters of the configuration that is left, sorted; else none
+	added    map[NodeID]Index // the entries that added members; 0: a founding one
+	data     []byte           // what it was decoded from
 }
 
 // isJoint reports whether both of two configurations must agree to everything (§4.3).
@@ -161,7 +160,7 @@ func (c configuration) encode() []byte {
 	dst := wire.AppendArrayLen(nil, fields)
 	dst = wire.AppendArrayLen(dst, len(c.members))
 	for _, m := range c.members {
-		dst = m.encode(dst)
+		dst = m.encode(dst, c.added[m.ID])
 	}
 	if !c.isJoint() {
 		return dst
@@ -173,10 +172,10 @@ func (c configuration) encode() []byte {
 	return dst
 }
 
-func (m Member) encode(dst []byte) []byte {
+func (m Member) encode(dst []byte, added Index) []byte {
 	fields := 3
 	switch {
-	case m.added > 0:
+	case added > 0:
 		fields = 6
 	case len(m.Metadata) > 0:
 		fields = 5
@@ -194,14 +193,14 @@ func (m Member) encode(dst []byte) []byte {
 		dst = wire.AppendBytes(dst, m.Metadata)
 	}
 	if fields > 5 {
-		dst = wire.AppendUint(dst, uint64(m.added))
+		dst = wire.AppendUint(dst, uint64(added))
 	}
 	return dst
 }
 
 // decodeConfiguration reads what encode wrote; further fields are ignored.
 func decodeConfiguration(index Index, data []byte) (configuration, error) {
-	c := configuration{index: index, data: data}
+	c := configuration{index: index, data: data, added: map[NodeID]Index{}}
 	r := wire.NewReader(data)
 	fields := r.ArrayLen()
 	for range r.ArrayLen() {
@@ -214,7 +213,7 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 			m.Metadata = r.Bytes()
 		}
 		if n > 5 {
-			m.added = Index(r.Uint())
+			c.added[m.ID] = Index(r.Uint())
 		}
 		r.Skip(n - max(3, min(n, 6)))
 		c.members = append(c.members, m)

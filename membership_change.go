@@ -74,7 +74,7 @@ func (change MemberChange) apply(members map[NodeID]Member) error {
 		delete(members, m.ID)
 		return nil
 	}
-	m.Metadata, m.added = bytes.Clone(m.Metadata), present.added
+	m.Metadata = bytes.Clone(m.Metadata)
 	members[m.ID] = m
 	return nil
 }
@@ -182,9 +182,11 @@ func (c *core) committedInTerm() bool {
 
 // enter appends the entry of a configuration, which is in force from now on.
 func (c *core) enter(now time.Duration, next configuration) {
-	for i, m := range next.members {
+	next.added = map[NodeID]Index{}
+	for _, m := range next.members {
+		next.added[m.ID] = c.configuration.added[m.ID]
 		if _, known := c.configuration.member(m.ID); !known {
-			next.members[i].added = c.log.last() + 1
+			next.added[m.ID] = c.log.last() + 1
 		}
 	}
 	data := next.encode()
