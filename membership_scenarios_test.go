@@ -172,6 +172,7 @@ func TestM4NewcomerVotesForACandidate(t *testing.T) {
 	r.pass(2 * wait)
 	require.ErrorIs(t, o.err, ErrOutcomeUnknown)
 	require.Empty(t, r.leader())
+	r.table = nil // what a has sent is lost
 	r.start("b")
 	r.requireHealthy()
 	require.Equal(t, "a b", r.membersOf("b"))
@@ -795,11 +796,12 @@ func TestW3JoinerBelongsToOneCluster(t *testing.T) {
 	refused(ErrWrongCluster, Header{Fingerprint: other, From: "a", To: "x", Incarnation: 1}, &Heartbeat{Term: 2})
 
 	r.stall("d")
-	first := r.ask("a", "d", &Heartbeat{Term: 2})
+	first := r.ask("a", "d", &VoteRequest{Term: 2, PreVote: true})
 	require.False(t, first.done, "its fingerprint is to be durable first")
 	r.resume("d")
 	require.True(t, first.done)
 	require.Equal(t, r.fingerprint, r.hardState("d").Fingerprint)
+	r.askHeartbeat("a", "d", Heartbeat{Term: 2})
 	for range 2 {
 		refused(ErrWrongCluster, Header{Fingerprint: other, From: "a", To: "d", Incarnation: 1}, &Heartbeat{Term: 9})
 		refused(ErrWrongCluster, Header{Fingerprint: other, From: "a", To: "d", Incarnation: 1}, &VoteRequest{Term: 9})
