@@ -480,7 +480,7 @@ func TestRequestsForOthersAreTurnedAway(t *testing.T) {
 		} {
 			_, err := spy.CallVote(t.Context(), target, &raft.VoteRequest{Header: refused.header, Term: 1000, LastLogIndex: 1000, LastLogTerm: 999, Transfer: true})
 			require.ErrorIs(t, err, refused.want, name)
-			_, err = spy.CallHeartbeat(t.Context(), target, &raft.Heartbeat{Header: refused.header, Term: 1000})
+			_, err = spy.CallHeartbeat(t.Context(), target, &raft.Heartbeat{Header: refused.header, Term: 1000, Configuration: 1})
 			require.ErrorIs(t, err, refused.want, name)
 			_, err = spy.CallAppend(t.Context(), target, &raft.AppendEntries{Header: refused.header, Term: 1000})
 			require.ErrorIs(t, err, refused.want, name)

@@ -566,6 +566,7 @@ func TestC6LearnersAreNotCounted(t *testing.T) {
 			r.acknowledge("a", "b", Index(i)+2)
 			r.change("a", 0, r.addsLearner(id))
 			r.finishWrite("a")
+			r.met("a", id)
 		}
 		r.acknowledge("a", "b", 4)
 		require.Equal(t, Index(4), r.core("a").commitIndex)
