@@ -226,19 +226,28 @@ func (m simMachines) Wipe(i int, seed uint64) {
 	m.world.Count("disks lost")
 }
 
-// leave ends a process that knows that it is no member. If it is one again it comes
-// back.
+// leave ends a process that knows that it is no member. It comes back if it is one
+// again, or once it is: somebody sees that it is away.
 func (n *simNode) leave() {
 	c := n.driver.core
 	if _, member := c.configurationAt(c.commitIndex).member(n.id); member {
 		n.judge.Accuse("who stays goes on", "%s ends as one that was taken out, and knows configuration %d: %v", n.id, c.configuration.index, c.configuration)
 	}
 	n.world.Count("removed nodes that ended")
+	n.retired = !n.mayBelong(n)
+	n.world.After(simElectionTimeout, n.comeBack)
+}
+
+func (n *simNode) comeBack() {
+	if n.driver != nil {
+		return
+	}
 	if n.retired = !n.mayBelong(n); n.retired {
+		n.world.After(simElectionTimeout, n.comeBack)
 		return
 	}
 	n.world.Count("removed nodes that were taken in again")
-	n.world.After(simElectionTimeout, n.start)
+	n.start()
 }
 
 // At the end.

@@ -70,7 +70,7 @@ func drawSettings(random *rand.Rand) simSettings {
 		snapshots:    []int{0, 5, 5, 5, 5, 10, 10, 10, 10, 20, 20, 20}[random.IntN(12)],
 		trailing:     []int{1, 5, 10}[random.IntN(3)],
 		chunkBytes:   []int{100, 300, 1 << 20}[random.IntN(3)],
-		snapshotRate: []int{1 << 10, 1 << 20}[random.IntN(2)],
+		snapshotRate: []int{8 << 10, 1 << 20}[random.IntN(2)],
 		faulty:       time.Duration(2000+random.IntN(4000)) * time.Millisecond,
 		clients:      1 + random.IntN(6),
 		thinks:       time.Duration(5+random.IntN(40)) * time.Millisecond,
