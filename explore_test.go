@@ -13,7 +13,7 @@ import (
 	"github.com/seed-8da499c8/raft/internal/testenv"
 )
 
-var exploreStates = flag.Int("explore.states", 0, "how many distinct states TestExploration visits in each of its scopes; 0: 50,000, or 10,000 where all is slow")
+var exploreStates = flag.Int("explore.states", 0, "how many distinct states TestExploration visits in each of its scopes; 0: 25,000, or 10,000 where all is slow")
 
 func statesToExplore() int {
 	switch {
@@ -22,7 +22,7 @@ func statesToExplore() int {
 	case testenv.Brief():
 		return 10_000
 	default:
-		return 50_000
+		return 25_000
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 	"github.com/seed-8da499c8/raft"
 )
 
-var rounds = flag.Int("rounds", 3, "how often TestKilledProcessesLoseNothing kills; at most once with -short")
+var rounds = flag.Int("rounds", 1, "how often TestKilledProcessesLoseNothing kills")
 
 const (
 	killClients = 8
@@ -40,10 +40,6 @@ const (
 // segments are small and snapshots frequent, so that the files change often.
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	t.Parallel()
-	rounds := *rounds
-	if testing.Short() {
-		rounds = min(rounds, 1)
-	}
 	began := time.Now()
 	c := startProcesses(t, "-segment-bytes", "262144", "-snapshot-entries", "50")
 	load := startLoad(t, c.members)
@@ -53,7 +49,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 		c.kill(victims...)
 		kills += len(victims)
 	}
-	for range rounds {
+	for range *rounds {
 		load.awaitWrites(t, c, 1+rand.IntN(200), c.members...)
 		if rand.IntN(3) == 0 {
 			kill(20*time.Millisecond, c.members...)
@@ -99,7 +95,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	for _, m := range c.members {
 		require.NoError(t, c.running[m.id].interrupt())
 	}
-	t.Logf("%d rounds, %d processes killed, in %.1fs: %s", rounds, kills, time.Since(began).Seconds(), load.summary())
+	t.Logf("%d rounds, %d processes killed, in %.1fs: %s", *rounds, kills, time.Since(began).Seconds(), load.summary())
 }
 
 // load is clients that write, each value once in all, and what became of every
