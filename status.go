@@ -56,8 +56,8 @@ type PeerStatus struct {
 	Replicating   bool          `json:"replicating"` // false: it is still being found out where the logs agree
 	Inflight      int           `json:"inflight"`    // AppendEntries under way
 	InflightBytes int           `json:"inflight_bytes"`
-	LastContact   time.Duration `json:"last_contact_ns"` // how long ago it last answered
-	Trouble       string        `json:"trouble,omitempty"`
+	LastContact   time.Duration `json:"last_contact_ns"`   // how long ago it last answered
+	Trouble       string        `json:"trouble,omitempty"` // what is wrong with it, in words; empty: nothing is known to be
 
 	// Snapshot is the snapshot that is being sent to it; nil: none is.
 	Snapshot *SnapshotTransfer `json:"snapshot,omitempty"`
