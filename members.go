@@ -18,7 +18,8 @@ import (
 // for which AddVoter waits up to 10 election timeouts: the error matches
 // [ErrCannotFollow], or is ctx's. If leadership is lost meanwhile the learner may stay,
 // which Status shows; AddVoter on the next leader goes on with it, as it does with a
-// learner that there was before. If there is a voter of that id and address AddVoter
+// learner that there was before. It also stays if another change is under way when it is
+// to be promoted, [ErrChangeInProgress]. If there is a voter of that id and address AddVoter
 // changes nothing, Priority and Metadata included, and returns nil; at another address,
 // [ErrMemberExists]. For more errors see [Node.ChangeMembers].
 func (n *Node) AddVoter(ctx context.Context, member Member) error {
@@ -35,7 +36,7 @@ func (n *Node) AddVoter(ctx context.Context, member Member) error {
 		}
 	}
 	if err := n.awaitCatchUp(ctx, member.ID); err != nil {
-		if !known && !errors.Is(err, ErrNotAccepted) {
+		if !known && !errors.Is(err, ErrNotAccepted) && !errors.Is(err, ErrUnknownMember) {
 			err = n.takeOut(member.ID, err)
 		}
 		return err
