@@ -92,6 +92,24 @@ func TestW1MemberWithAnotherDiskDoesNotCount(t *testing.T) {
 	require.Empty(t, r.node("b").driver.status(r.now).Peers[1].Trouble)
 }
 
+// Who does not campaign does not say that it will.
+func TestStatusSaysWhoTakesNoPart(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.addJoiners("d")
+	r.start("d")
+	require.Equal(t, "no leader is known, and this node does not campaign; it waits until a leader adds it", r.reason("d"))
+	r.change("a", 0, r.addsLearner("d"))
+	r.settle()
+	require.Empty(t, r.reason("d"))
+	r.restart("d")
+	require.Contains(t, r.reason("d"), "no leader is known, and this node does not campaign")
+	r.change("a", 0, removes("b"))
+	r.settle()
+	r.restart("b")
+	require.Contains(t, r.reason("b"), "it is no member by entry 4, the last configuration that it has")
+}
+
 // Status says in words what is in the way.
 func TestStatusSaysWhy(t *testing.T) {
 	r := newRig(t, "a b c d e")

@@ -239,7 +239,8 @@
 // Fingerprints. Each request carries 16 bytes of a hash of the cluster's name
 // and its first configuration, and each node refuses those of others: nodes that
 // were founded with different Peers do not talk, instead of disagreeing about
-// who is a majority.
+// who is a majority. A node that joins has none: it takes that of the first leader or
+// candidate that calls it, and has it on its disk before it answers.
 //
 // Incarnations. A storage gets a random number when it is first used. Each node
 // records, durably and before an answer of a peer counts, the number in which it

@@ -345,7 +345,7 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 	own := Contact{d.core.settings.id, d.core.settings.incarnation}
 	for _, contact := range r.Contacts {
 		if contact.ID == own.ID && contact.Incarnation != own.Incarnation {
-			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or a new name",
+			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or take it out and add it again",
 				ErrOtherDisk, r.From, own.ID, contact.Incarnation, own.Incarnation)
 		}
 	}
@@ -413,12 +413,11 @@ func (d *driver) admitDeferred(now time.Duration) {
 // let in by turns, as one whose name another process uses too.
 const tellAgain = time.Minute
 
-// reject remembers, and tells once, why a member is turned away, until it is
-// let in again.
+// reject remembers, and tells once, why a peer is turned away, until it is let in
+// again.
 func (d *driver) reject(now time.Duration, from NodeID, err error) {
-	_, member := d.core.configuration.member(from)
 	why := wordsOf(err)
-	if !member || from == d.core.settings.id || d.rejected[from] == why {
+	if !d.concerns(from) || d.rejected[from] == why {
 		return
 	}
 	d.rejected[from] = why
@@ -427,6 +426,13 @@ func (d *driver) reject(now time.Duration, from NodeID, err error) {
 	}
 	d.told[from] = now
 	d.core.tell("turn peer away", from, "%s", why)
+}
+
+// concerns reports whether it matters that a peer is turned away: another member, or
+// the leader, which a node that is to be added does not know as one yet.
+func (d *driver) concerns(id NodeID) bool {
+	_, member := d.core.configuration.member(id)
+	return id != d.core.settings.id && (member || id != "" && id == d.core.leader)
 }
 
 // accept forgets why a member was turned away.

@@ -175,9 +175,10 @@ func (e *NotLeaderError) Is(target error) bool {
 	return target == ErrNotLeader || target == ErrNotAccepted
 }
 
-// OutcomeUnknownError is returned for a command that was accepted, when the
-// caller's context ended, leadership was lost or the node stopped before the
-// outcome was known. It matches [ErrOutcomeUnknown] and never [ErrNotAccepted].
+// OutcomeUnknownError is returned for a command, or a change of the members, that was
+// accepted, when the caller's context ended, leadership was lost or the node stopped
+// before the outcome was known. It matches [ErrOutcomeUnknown] and never
+// [ErrNotAccepted].
 type OutcomeUnknownError struct {
 	Index Index // where the command stands in the log; 0: not known
 	Term  Term  // the term it was proposed in; 0: not known

@@ -42,6 +42,8 @@ func (c *core) checkSuccessor(to NodeID) error {
 		return fmt.Errorf("%w: %q", ErrUnknownMember, to)
 	case m.Role != Voter:
 		return fmt.Errorf("%w: %s is a %s", ErrTransferFailed, to, m.Role)
+	case to != c.settings.id && c.peer(to).otherDisk:
+		return fmt.Errorf("%w: %s came back with another disk, and does not count", ErrTransferFailed, to)
 	default:
 		return nil
 	}

@@ -11,14 +11,17 @@ import (
 // AddVoter has a member join that takes part in elections and commits. The member
 // comes in as a learner, is brought up to date in rounds, and is promoted once it
 // follows (thesis §4.2.1), so it never holds up the others. The node of that id must be
-// running with Config.Join. AddVoter waits for all that; call it on the leader.
+// running with Config.Join. AddVoter waits for all that; call it on the leader. The Role
+// of member is not looked at.
 //
-// If the newcomer cannot follow, or ctx ends, it is taken out again: the error matches
+// If the newcomer cannot follow, or ctx ends while it catches up, it is taken out again,
+// for which AddVoter waits up to 10 election timeouts: the error matches
 // [ErrCannotFollow], or is ctx's. If leadership is lost meanwhile the learner may stay,
 // which Status shows; AddVoter on the next leader goes on with it, as it does with a
-// learner that there was before. If there is a voter of that id and address AddVoter
-// returns nil; at another address, [ErrMemberExists]. For more errors see
-// [Node.ChangeMembers].
+// learner that there was before. It also stays if another change is under way when it is
+// to be promoted, [ErrChangeInProgress]. If there is a voter of that id and address AddVoter
+// changes nothing, Priority and Metadata included, and returns nil; at another address,
+// [ErrMemberExists]. For more errors see [Node.ChangeMembers].
 func (n *Node) AddVoter(ctx context.Context, member Member) error {
 	member.Role = Learner
 	present, known := n.member(member.ID)
@@ -33,7 +36,7 @@ func (n *Node) AddVoter(ctx context.Context, member Member) error {
 		}
 	}
 	if err := n.awaitCatchUp(ctx, member.ID); err != nil {
-		if !known && !errors.Is(err, ErrNotAccepted) {
+		if !known && !errors.Is(err, ErrNotAccepted) && !errors.Is(err, ErrUnknownMember) {
 			err = n.takeOut(member.ID, err)
 		}
 		return err
@@ -70,7 +73,8 @@ func (n *Node) member(id NodeID) (Member, bool) {
 
 // AddLearner has a member join that is sent everything and counts for nothing. It
 // returns once that is committed; the learner catches up afterwards. If there is a
-// learner of that id and address it returns nil; else see [Node.ChangeMembers].
+// learner of that id and address it changes nothing and returns nil. The Role of member
+// is not looked at. For errors see [Node.ChangeMembers].
 func (n *Node) AddLearner(ctx context.Context, member Member) error {
 	member.Role = Learner
 	present, known := n.member(member.ID)
@@ -81,10 +85,10 @@ func (n *Node) AddLearner(ctx context.Context, member Member) error {
 	return err
 }
 
-// RemoveMember takes a member out. A leader may take itself out: it hands over
-// leadership, and its Run returns [ErrRemoved], as that of any removed member does once
-// it has learnt of it. [ErrUnknownMember] is returned for an id that no member has;
-// else see [Node.ChangeMembers].
+// RemoveMember takes a member out, and returns once that is committed. A leader may take
+// itself out: it hands over leadership, and its Run returns [ErrRemoved], as that of any
+// removed member does once it has learnt of it. [ErrUnknownMember] is returned for an id
+// that no member has; else see [Node.ChangeMembers].
 func (n *Node) RemoveMember(ctx context.Context, id NodeID) error {
 	_, err := n.ChangeMembers(ctx, 0, MemberChange{Kind: ChangeRemove, Member: Member{ID: id}})
 	return err
@@ -123,8 +127,10 @@ func (n *Node) ChangeMembers(ctx context.Context, expected Index, changes ...Mem
 // up-to-date one, and returns once that leads (thesis §3.10). Proposals wait in their
 // queue meanwhile. If it does not take over within an election timeout this node goes
 // on, and the error matches [ErrTransferFailed], as it does for a learner and while
-// another transfer is under way; [ErrUnknownMember] is returned for an id that no member
-// has. To hand over to itself a leader does nothing. Call it on the leader.
+// another transfer is under way, and for who came back with another disk;
+// [ErrUnknownMember] is returned for an id that no member has. If ctx ends the error is
+// ctx's, and the transfer goes on. To hand over to itself a leader does nothing. Call it
+// on the leader.
 func (n *Node) TransferLeadership(ctx context.Context, to NodeID) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)

@@ -308,7 +308,7 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	}
 	i, known := slices.BinarySearchFunc(c.contacts, id, func(contact Contact, id NodeID) int { return cmp.Compare(contact.ID, id) })
 	if known && c.contacts[i].Incarnation != incarnation {
-		return false, fmt.Errorf("%w: %s was first met as %016x and is now %016x: what it promised before is lost, and it does not count", ErrOtherDisk, id, c.contacts[i].Incarnation, incarnation)
+		return false, fmt.Errorf("%w: %s was first met as %016x and is now %016x: what it promised before is lost, and it does not count until it is taken out and added again", ErrOtherDisk, id, c.contacts[i].Incarnation, incarnation)
 	}
 	if !known {
 		c.contacts = slices.Insert(slices.Clone(c.contacts), i, Contact{id, incarnation})

@@ -211,6 +211,24 @@ func TestM11NewcomerThatCannotFollow(t *testing.T) {
 	})
 }
 
+// M11: somebody else takes a newcomer out that is still catching up.
+func TestM11NewcomerThatIsTakenOutMeanwhile(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		added := make(chan error, 1)
+		go func() { added <- c.node(leader).AddVoter(context.Background(), newMember("d")) }()
+		synctest.Wait()
+		time.Sleep(electionTimeout)
+		require.Contains(t, c.roles(leader), "d:learner")
+		require.NoError(t, c.node(leader).RemoveMember(within(t), "d"))
+		err := receive(t, added, "the end of AddVoter")
+		require.ErrorIs(t, err, raft.ErrUnknownMember)
+		require.NotContains(t, err.Error(), "still a learner")
+	})
+}
+
 // M13, M14: what cannot be done is refused, and holds up nothing.
 func TestM13ChangesThatAreRefused(t *testing.T) {
 	t.Parallel()

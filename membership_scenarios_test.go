@@ -306,6 +306,7 @@ func TestM6BothHalvesMustAgree(t *testing.T) {
 		t.Run(fmt.Sprint(set), func(t *testing.T) {
 			t.Run("commits", func(t *testing.T) {
 				r := inJoint(t)
+				require.True(t, r.node("c").driver.status(r.now).Joint)
 				for _, id := range set {
 					r.acknowledge("c", id, 3)
 					r.finishWrite("c")
@@ -676,10 +677,14 @@ func TestW1WipedVoterCountsOnceItIsTakenInAnew(t *testing.T) {
 		leader := r.leader()
 		require.NotEmpty(t, leader)
 		require.Contains(t, r.reason(leader), "d is turned away")
+		require.Contains(t, r.reason("d"), string(leader)+" is turned away: peer came back with another disk: "+string(leader)+" met this node")
+		require.ErrorIs(t, r.transfer(leader, "d").err, ErrTransferFailed)
+		require.Nil(t, r.core(leader).handover, "nobody waits for who does not count")
 
 		removed := r.change(leader, 0, removes("d"))
 		r.pass(2 * wait)
 		require.NoError(t, removed.err)
+		require.Empty(t, r.reason(leader), "it is no member any more")
 		if r.node("d").joins = true; !joins {
 			r.wipe("d")
 			r.start("d")

@@ -26,8 +26,14 @@ type Status struct {
 
 	// ConfigurationIndex is the entry that made Members what they are. They may still
 	// be rolled back while CommitIndex is less.
-	ConfigurationIndex Index        `json:"configuration_index"`
-	Peers              []PeerStatus `json:"peers,omitempty"` // on a leader: the other members
+	ConfigurationIndex Index `json:"configuration_index"`
+
+	// Joint says that these are the members of a joint phase: a change of more than one
+	// voter has not ended, and majorities of the voters before and after must agree.
+	// Whoever is to be a learner after it may still count.
+	Joint bool `json:"joint,omitempty"`
+
+	Peers []PeerStatus `json:"peers,omitempty"` // on a leader: the other members, and for a while those that have left
 
 	// Receiving is the snapshot that a leader is sending to this node; nil: none is.
 	Receiving *SnapshotTransfer `json:"receiving,omitempty"`
@@ -37,8 +43,8 @@ type Status struct {
 	// know, or malformed.
 	Refused uint64 `json:"refused"`
 
-	// Reason says in words why there is no leader, or why entries are not
-	// committed or applied; empty: nothing is in the way.
+	// Reason says in words why there is no leader, why entries are not committed or
+	// applied, or why this node takes no part; empty: nothing is in the way.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -50,8 +56,8 @@ type PeerStatus struct {
 	Replicating   bool          `json:"replicating"` // false: it is still being found out where the logs agree
 	Inflight      int           `json:"inflight"`    // AppendEntries under way
 	InflightBytes int           `json:"inflight_bytes"`
-	LastContact   time.Duration `json:"last_contact_ns"` // how long ago it last answered
-	Trouble       string        `json:"trouble,omitempty"`
+	LastContact   time.Duration `json:"last_contact_ns"`   // how long ago it last answered
+	Trouble       string        `json:"trouble,omitempty"` // what is wrong with it, in words; empty: nothing is known to be
 
 	// Snapshot is the snapshot that is being sent to it; nil: none is.
 	Snapshot *SnapshotTransfer `json:"snapshot,omitempty"`
@@ -75,8 +81,8 @@ func (d *driver) status(now time.Duration) Status {
 		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
 		LastIndex:          c.log.last(),
 		Members:            append([]Member(nil), c.configuration.members...),
-		ConfigurationIndex: c.configuration.index,
-		SnapshotIndex:      c.snapshot.Index, SnapshotBytes: d.compaction.size,
+		ConfigurationIndex: c.configuration.index, Joint: c.configuration.isJoint(),
+		SnapshotIndex: c.snapshot.Index, SnapshotBytes: d.compaction.size,
 		Receiving: c.incoming.status(now),
 		Reason:    d.reason(now),
 		Refused:   d.refused,
@@ -118,8 +124,16 @@ func (d *driver) reason(now time.Duration) string {
 		d.addLag(now, add)
 	case c.role != Follower:
 		d.addBallots(add)
-	case c.leader == "":
+	case c.leader == "" && c.mayLead():
 		add("no leader is known; this node campaigns in %v unless one is heard from", max(0, c.electionDeadline-now).Round(time.Millisecond))
+	case c.leader == "":
+		add("no leader is known, and this node does not campaign")
+	}
+	switch _, member := c.configuration.member(c.settings.id); {
+	case c.configuration.index == 0:
+		add("it waits until a leader adds it")
+	case !member:
+		add("it is no member by entry %d, the last configuration that it has", c.configuration.index)
 	}
 	if behind := c.commitIndex - d.applied; behind > 0 {
 		add("the state machine has %d committed entries still to apply", behind)
@@ -137,7 +151,9 @@ func (d *driver) reason(now time.Duration) string {
 		add("the snapshot that %s sends cannot be stored: %s", t.peer, t.trouble)
 	}
 	for _, id := range sortedKeys(d.rejected) {
-		add("%s is turned away: %s", id, d.rejected[id])
+		if d.concerns(id) {
+			add("%s is turned away: %s", id, d.rejected[id])
+		}
 	}
 	return strings.Join(reasons, "; ")
 }

@@ -63,8 +63,7 @@ func (a *api) serveMembers(w http.ResponseWriter, _ *http.Request) {
 
 // isChanging reports whether a change has been begun that has not ended.
 func isChanging(s raft.Status) bool {
-	leaving := func(m raft.Member) bool { return m.Role == raft.Leaving }
-	return s.ConfigurationIndex > s.CommitIndex || slices.ContainsFunc(s.Members, leaving)
+	return s.Joint || s.ConfigurationIndex > s.CommitIndex
 }
 
 // addMember adds a member, promotes a learner, has a new member take the place of
