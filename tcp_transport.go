@@ -304,6 +304,9 @@ func (t *TCPTransport) CallTimeoutNow(ctx context.Context, peer NodeID, request 
 
 // CallAppend implements [Transport].
 func (t *TCPTransport) CallAppend(ctx context.Context, peer NodeID, request *AppendEntries) (*AppendResponse, error) {
+	if size := request.Entries.encodedSize(); size > maxStreamed {
+		return nil, fmt.Errorf("%w: entries of %d bytes for %s do not fit into a frame, which takes %d", ErrTooLarge, size, peer, maxStreamed)
+	}
 	ctx, cancel := t.withDeadline(ctx)
 	defer cancel()
 	return callTCP[AppendResponse](t, ctx, peer, wire.PurposeBulk, kindAppend, request, request.Entries.Size())
