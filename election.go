@@ -48,7 +48,16 @@ func (c *core) campaign(now time.Duration) {
 // known to be committed: its log may be the longest of all, so that nobody else can win
 // (§4.2.2). It does not count for itself then, and leads just to the end of the change.
 func (c *core) mayLead() bool {
-	return c.configuration.isVoter(c.settings.id) || c.configurationAt(c.commitIndex).isVoter(c.settings.id)
+	return c.isVoterOf(c.configuration) || c.isVoterOf(c.configurationAt(c.commitIndex))
+}
+
+// isVoterOf reports whether this node is a voter of a configuration, and not only of the
+// same id. One that was taken in anew reads of the time when its id had another disk:
+// there it might win by itself, or with others like it, and has nothing of what came after.
+func (c *core) isVoterOf(one configuration) bool {
+	own, _ := one.member(c.settings.id)
+	isOwn := own.met == c.settings.incarnation || own.met == 0 && (own.added > 0 || !c.joined)
+	return isOwn && one.isVoter(c.settings.id)
 }
 
 // startElection campaigns in the next term. The requests leave once the new
