@@ -242,6 +242,57 @@ func TestM2AnswerOfARemovedMemberDeposesNobody(t *testing.T) {
 	require.Equal(t, late, r.core("a").currentTerm, "a member's does")
 }
 
+// M13: a member cannot be given the role that only a joint phase gives.
+func TestM13NobodyIsMadeToLeave(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	leaves := func(id NodeID) MemberChange { return MemberChange{ChangeUpdate, r.memberCalled(id, Leaving)} }
+	require.ErrorIs(t, r.change("a", 0, leaves("b")).err, ErrInvalidChange)
+	require.ErrorIs(t, r.change("a", 0, leaves("b"), leaves("c")).err, ErrInvalidChange)
+}
+
+// The hard state holds all configurations that the log does, and a disk takes only so
+// much of it: a leader makes no change that would stop every member.
+func TestConfigurationsFitIntoTheHardState(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	update := r.promotes("b")
+	update.Member.Metadata = make([]byte, maxMetadataBytes)
+	var err error
+	for range 400 {
+		if o := r.change("a", 0, update); o.err != nil {
+			err = o.err
+			break
+		}
+		r.settle()
+	}
+	require.ErrorIs(t, err, ErrInvalidChange)
+	for _, id := range r.ids {
+		state := r.hardState(id)
+		bytes, err := state.marshal(nil)
+		require.NoError(t, err)
+		require.Less(t, len(bytes), 1<<20)
+	}
+	r.propose("a", "1", "2", "3")
+	r.settle()
+	r.takeSnapshot("a")
+	r.settle()
+	require.NoError(t, r.change("a", 0, update).err, "the log is compacted")
+}
+
+// W4: no bytes make one voter two.
+func TestW4NoMemberIsThereTwice(t *testing.T) {
+	a, b := Member{ID: "a", Address: "x", Role: Voter}, Member{ID: "b", Address: "y", Role: Voter}
+	for _, c := range []configuration{
+		{members: []Member{a, b, b}},
+		{members: []Member{a, b}, outgoing: []NodeID{"a", "a"}},
+		{members: []Member{{Address: "x", Role: Voter}, a}},
+	} {
+		_, err := decodeConfiguration(1, c.encode())
+		require.ErrorIs(t, err, ErrInvalidMessage)
+	}
+}
+
 // M2: a member that was taken in again reads of its removal of long ago, and goes on:
 // its leader has a later configuration in force. Nor does a newcomer stop that reads of
 // the time before it was taken in.
