@@ -153,6 +153,9 @@ func (c *core) answerVote(e voteRequested, response *VoteResponse) {
 // request of this very (pre-)election says anything about it.
 func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.response != nil && e.response.Term > c.currentTerm {
+		if _, member := c.configuration.member(e.from); !member {
+			return // a late one, of who has left since
+		}
 		asking := c.role == PreCandidate && e.preVote
 		c.tell("become follower", e.from, "it is in term %d", e.response.Term)
 		c.becomeFollower(now, e.response.Term, "")
@@ -246,7 +249,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	c.heartbeatDue = now + c.settings.heartbeatInterval
 	for _, p := range c.peers {
 		commit := min(c.commitIndex, p.match)
-		if p.left && p.farewell == 0 && commit >= c.configuration.index {
+		if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
 			p.farewell = c.round
 		}
 		c.send(p.id, &Heartbeat{

@@ -236,10 +236,39 @@ func TestM2AnswerOfARemovedMemberDeposesNobody(t *testing.T) {
 	late := Term(9)
 	r.do("a", heartbeatAnswered{"d", term, &HeartbeatResponse{Term: late, Incarnation: r.node("d").incarnation}, nil})
 	r.do("a", appendAnswered{"d", term, &AppendResponse{Term: late, Incarnation: r.node("d").incarnation}})
+	r.do("a", voteAnswered{"d", term, false, &VoteResponse{Term: late, Incarnation: r.node("d").incarnation}, nil})
 	require.Equal(t, Leader, r.core("a").role)
 	require.Equal(t, term, r.core("a").currentTerm)
 	r.do("a", heartbeatAnswered{"c", term, &HeartbeatResponse{Term: late, Incarnation: r.node("c").incarnation}, nil})
 	require.Equal(t, late, r.core("a").currentTerm, "a member's does")
+}
+
+// M2: who has left and has not the whole log yet, of a leader since, does not know yet
+// what it is told, and is told so again.
+func TestM2RemovedMemberReadsUpToTheLeader(t *testing.T) {
+	r := newRig(t, "a b c d")
+	r.tune = func(s *coreSettings) { s.maxBatchBytes, s.maxInflightMessages = 1, 1 }
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.isolate("d")
+	r.change("a", 0, removes("d"))
+	r.settle()
+	r.propose("a", "x", "y")
+	r.settle()
+	r.propose("a", "z")
+	r.settle()
+	r.elect("b")
+	removal := r.core("b").configuration.index
+	r.heal()
+	r.now = r.core("b").heartbeatDue
+	r.do("b")
+	r.settleUntil(func() bool { p := r.core("b").peer("d"); return p != nil && p.match == removal })
+	r.now = r.core("b").heartbeatDue
+	r.do("b")
+	r.pass(2 * wait)
+	require.ErrorIs(t, r.node("d").failure, ErrRemoved)
 }
 
 // M13: a member cannot be given the role that only a joint phase gives.
