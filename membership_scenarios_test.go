@@ -309,6 +309,28 @@ func TestConfigurationsFitIntoTheHardState(t *testing.T) {
 	require.NoError(t, r.change("a", 0, update).err, "the log is compacted")
 }
 
+// M11: a newcomer that answers heartbeats, and whose disk does not, holds up nobody for
+// ever who waits for it; nor do many who wait no more.
+func TestM11NewcomerWhoseDiskHangs(t *testing.T) {
+	r := withJoiners(t, "a b c", "d")
+	r.change("a", 0, r.addsLearner("d"))
+	r.pass(3 * beat)
+	r.stall("d")
+	r.propose("a", "x")
+	first, last := new(decision), new(decision)
+	r.do("a", catchUpWanted{"d", first.end(t)})
+	for range 100 {
+		last = new(decision)
+		r.do("a", catchUpWanted{"d", last.end(t)})
+	}
+	require.ErrorIs(t, last.err, ErrChangeInProgress)
+	r.pass(99 * wait)
+	require.False(t, first.ended)
+	require.Less(t, r.now-r.core("a").peer("d").contact, wait, "it answers")
+	r.pass(9 * wait)
+	require.ErrorIs(t, first.err, ErrCannotFollow)
+}
+
 // W4: no bytes make one voter two.
 func TestW4NoMemberIsThereTwice(t *testing.T) {
 	a, b := Member{ID: "a", Address: "x", Role: Voter}, Member{ID: "b", Address: "y", Role: Voter}
