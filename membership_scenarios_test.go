@@ -331,6 +331,19 @@ func TestM11NewcomerWhoseDiskHangs(t *testing.T) {
 	require.ErrorIs(t, first.err, ErrCannotFollow)
 }
 
+// A leader that stops does not send to itself those who wait.
+func TestStoppedLeaderEndsWaits(t *testing.T) {
+	r := leading(t, at{log: "1", term: 1, commit: 1}) // nothing of its term is committed
+	change := r.change("b", 0, removes("c"))
+	require.False(t, change.ended)
+	d := r.node("b").driver
+	d.endMembershipWaits(ErrStopped)
+	for _, o := range d.work.outcomes {
+		o.done(o.index, o.err)
+	}
+	require.Equal(t, decision{true, 0, ErrStopped}, *change)
+}
+
 // W4: no bytes make one voter two.
 func TestW4NoMemberIsThereTwice(t *testing.T) {
 	a, b := Member{ID: "a", Address: "x", Role: Voter}, Member{ID: "b", Address: "y", Role: Voter}

@@ -270,25 +270,26 @@ func (d *driver) settleHandover(now time.Duration) {
 	d.endWait(w.done, 0, err)
 }
 
-// endLeadership ends the waits that only a leader can fulfil.
-func (d *driver) endLeadership() {
+// endLeadership ends the waits that only a leader can fulfil, with the error of those
+// who wait for what is not in the log.
+func (d *driver) endLeadership(err error) {
 	r := &d.reconfiguration
 	if w := r.change; w != nil {
 		r.change = nil
 		d.endWait(w.done, w.index, &OutcomeUnknownError{Index: w.index, Term: w.term, Cause: errLeadershipLost})
 	}
 	for _, e := range r.early {
-		d.endWait(e.done, 0, d.notLeader())
+		d.endWait(e.done, 0, err)
 	}
 	for _, u := range r.catchUps {
-		d.endWait(u.done, 0, d.notLeader())
+		d.endWait(u.done, 0, err)
 	}
 	r.early, r.catchUps = nil, nil
 }
 
 // endMembershipWaits ends all waits of a node that stops.
 func (d *driver) endMembershipWaits(err error) {
-	d.endLeadership()
+	d.endLeadership(err)
 	if w := d.reconfiguration.handover; w != nil {
 		d.endWait(w.done, 0, err)
 		d.reconfiguration.handover = nil
