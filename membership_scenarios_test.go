@@ -1006,7 +1006,9 @@ func TestS17NewVoterDoesNotCampaignWhileInstalling(t *testing.T) {
 	r := newRig(t, "a b c")
 	r.addJoiners("d")
 	r.start("d")
-	r.configuration = ConfigurationEntry{7, configuration{members: []Member{r.memberCalled("a", Voter), r.memberCalled("d", Voter)}}.encode()}
+	d := r.memberCalled("d", Voter)
+	d.added = 7
+	r.configuration = ConfigurationEntry{7, configuration{members: []Member{r.memberCalled("a", Voter), d}}.encode()}
 	r.askHeartbeat("a", "d", Heartbeat{Term: 2, Configuration: 7})
 	r.stall("d")
 	r.ask("a", "d", r.snapshotOf(2, r.log("1 1 1 2 2 2 2 2")))
