@@ -162,8 +162,11 @@ func (h *HardState) fields(c *codec) {
 	}
 	number(c, &present.Index)
 	c.bytes(&present.Data)
-	if len(earlier) > 0 || c.reading && c.left > 0 {
+	if len(earlier) > 0 || h.Joined || c.reading && c.left > 0 {
 		c.configurations(&earlier)
+	}
+	if h.Joined || c.reading && c.left > 0 {
+		c.flag(&h.Joined)
 	}
 	if c.reading && present.Index > 0 {
 		h.Configurations = append(earlier, present)

@@ -71,6 +71,12 @@ func TestHardStateGolden(t *testing.T) {
 	require.NoError(t, h.unmarshal(got))
 	require.Equal(t, before, h)
 
+	before.Joined = true
+	got, err = before.marshal(nil)
+	require.NoError(t, err)
+	require.NoError(t, h.unmarshal(got))
+	require.Equal(t, before, h)
+
 	got[0]++ // a later version has one more field
 	require.NoError(t, h.unmarshal(append(got, 0x07)))
 	require.Equal(t, before, h)

@@ -263,6 +263,11 @@
 // is one, as a candidate or leader that its configuration lacks (§4.1): a vote request
 // says which entry has added the candidate, a heartbeat which configuration is in force.
 //
+// While such a member is brought up to date the configurations of before are in force in
+// its log, one after the other, and name its id: it is none of their voters, and does not
+// campaign as one. It tells them by the incarnation that they say, and those of the
+// founding members by its storage, which keeps whether it is one's.
+//
 // Removed members. The thesis (§4.2) leaves a removed server running until somebody
 // stops it. Here a leader goes on with heartbeats to it for ten election timeouts, and
 // they say which configuration is in force: a node that has the whole log up to that

@@ -170,7 +170,7 @@ func (d *driver) step(now time.Duration, event any) {
 		// leadership may have committed a successor's entries at these indexes.
 		d.failFrom(settled+1, errLeadershipLost)
 		d.unsettled, d.unsettledBytes = nil, 0
-		d.endLeadership()
+		d.endLeadership(d.notLeader())
 	}
 	d.endOvertaken(d.core.log.compacted.Index)
 	if d.verify {

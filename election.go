@@ -48,7 +48,16 @@ func (c *core) campaign(now time.Duration) {
 // known to be committed: its log may be the longest of all, so that nobody else can win
 // (§4.2.2). It does not count for itself then, and leads just to the end of the change.
 func (c *core) mayLead() bool {
-	return c.configuration.isVoter(c.settings.id) || c.configurationAt(c.commitIndex).isVoter(c.settings.id)
+	return c.isVoterOf(c.configuration) || c.isVoterOf(c.configurationAt(c.commitIndex))
+}
+
+// isVoterOf reports whether this node is a voter of a configuration, and not only of the
+// same id. One that was taken in anew reads of the time when its id had another disk:
+// there it might win by itself, or with others like it, and has nothing of what came after.
+func (c *core) isVoterOf(one configuration) bool {
+	own := one.origins[c.settings.id]
+	isOwn := own.met == c.settings.incarnation || own.met == 0 && (own.added > 0 || !c.joined)
+	return isOwn && one.isVoter(c.settings.id)
 }
 
 // startElection campaigns in the next term. The requests leave once the new
@@ -143,6 +152,9 @@ func (c *core) answerVote(e voteRequested, response *VoteResponse) {
 // request of this very (pre-)election says anything about it.
 func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	if e.response != nil && e.response.Term > c.currentTerm {
+		if _, member := c.configuration.member(e.from); !member {
+			return // a late one, of who has left since
+		}
 		asking := c.role == PreCandidate && e.preVote
 		c.tell("become follower", e.from, "it is in term %d", e.response.Term)
 		c.becomeFollower(now, e.response.Term, "")
@@ -236,7 +248,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 	c.heartbeatDue = now + c.settings.heartbeatInterval
 	for _, p := range c.peers {
 		commit := min(c.commitIndex, p.match)
-		if p.left && p.farewell == 0 && commit >= c.configuration.index {
+		if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
 			p.farewell = c.round
 		}
 		c.send(p.id, &Heartbeat{

@@ -497,7 +497,7 @@ func (x *explorer) founded(self int) *member {
 		}
 	}
 	if peers[exploredIDs[self]] == "" {
-		batch = SaveBatch{HardState: &HardState{ID: exploredIDs[self], Incarnation: uint64(self) + 1, Fingerprint: batch.HardState.Fingerprint}}
+		batch = SaveBatch{HardState: &HardState{ID: exploredIDs[self], Incarnation: uint64(self) + 1, Fingerprint: batch.HardState.Fingerprint, Joined: true}}
 	}
 	p := &process{storage: NewMemoryStorage(), saving: &batch}
 	p.save()

@@ -97,3 +97,39 @@ func TestJoinerAnswersACandidate(t *testing.T) {
 	require.True(t, vote.VoteGranted)
 	require.Equal(t, r.fingerprint, r.hardState("d").Fingerprint)
 }
+
+// A founder of a cluster of one was taken out, and is taken in anew with an empty disk.
+// While it reads of the time when it was the only voter it must not lead by itself.
+func TestW1NewcomerIsNotWhoItsNameWasBefore(t *testing.T) {
+	r := newRig(t, "a")
+	r.addJoiners("b c")
+	r.tune = func(s *coreSettings) { s.maxBatchBytes, s.maxInflightMessages = 1, 1 }
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.pass(beat)
+	require.Equal(t, Leader, r.core("a").role)
+	done := func(o *decision) {
+		r.pass(2 * beat)
+		require.True(t, o.ended)
+		require.NoError(t, o.err)
+	}
+	done(r.change("a", 0, r.adds("b")))
+	done(r.change("a", 0, r.adds("c")))
+	done(r.transfer("a", "b"))
+	done(r.change("b", 0, removes("a")))
+	r.wipe("a")
+	r.node("a").joins = true
+	r.start("a")
+	r.change("b", 0, r.addsLearner("a"))
+	r.settleUntil(func() bool { return r.core("a").configuration.index > 0 })
+	r.isolate("a")
+	r.pass(4 * wait)
+	require.NotEqual(t, Leader, r.core("a").role)
+	r.restart("a")
+	r.pass(beat)
+	require.NotEqual(t, Leader, r.core("a").role)
+	r.heal()
+	r.pass(4 * wait)
+	r.requireHealthy()
+}

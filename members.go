@@ -16,10 +16,11 @@ import (
 //
 // If the newcomer cannot follow, or ctx ends while it catches up, it is taken out again,
 // for which AddVoter waits up to 10 election timeouts: the error matches
-// [ErrCannotFollow], or is ctx's. If leadership is lost meanwhile the learner may stay,
-// which Status shows; AddVoter on the next leader goes on with it, as it does with a
-// learner that there was before. It also stays if another change is under way when it is
-// to be promoted, [ErrChangeInProgress]. If there is a voter of that id and address AddVoter
+// [ErrCannotFollow], or is ctx's. If leadership is lost meanwhile, or another change is
+// under way when it is to be promoted, the learner may stay, which Status shows, and the
+// error is an [*OutcomeUnknownError]; AddVoter on the leader goes on with it then, as it
+// does with a learner that there was before. If somebody else takes it out meanwhile the
+// error is [ErrUnknownMember]. If there is a voter of that id and address AddVoter
 // changes nothing, Priority and Metadata included, and returns nil; at another address,
 // [ErrMemberExists]. For more errors see [Node.ChangeMembers].
 func (n *Node) AddVoter(ctx context.Context, member Member) error {
@@ -35,15 +36,30 @@ func (n *Node) AddVoter(ctx context.Context, member Member) error {
 			return err
 		}
 	}
-	if err := n.awaitCatchUp(ctx, member.ID); err != nil {
-		if !known && !errors.Is(err, ErrNotAccepted) && !errors.Is(err, ErrUnknownMember) {
-			err = n.takeOut(member.ID, err)
-		}
+	err := n.awaitCatchUp(ctx, member.ID)
+	if err == nil {
+		member.Role = Voter
+		_, err = n.ChangeMembers(ctx, 0, MemberChange{ChangeUpdate, member})
+	}
+	if err == nil || known {
 		return err
 	}
-	member.Role = Voter
-	_, err := n.ChangeMembers(ctx, 0, MemberChange{ChangeUpdate, member})
-	return err
+	return n.notPromoted(ctx, member.ID, err)
+}
+
+// notPromoted ends the wait for a newcomer that is a learner since, and did not become a
+// voter because of err. No error may say that nothing was accepted.
+func (n *Node) notPromoted(ctx context.Context, id NodeID, err error) error {
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown), errors.Is(err, ErrUnknownMember):
+		return err
+	case ctx.Err() != nil:
+		return n.takeOut(id, contextError(ctx))
+	case errors.Is(err, ErrCannotFollow):
+		return n.takeOut(id, err)
+	default: // leadership was lost, or somebody else is changing the members
+		return &OutcomeUnknownError{Cause: err}
+	}
 }
 
 func (n *Node) awaitCatchUp(ctx context.Context, id NodeID) error {
@@ -56,7 +72,7 @@ func (n *Node) takeOut(id NodeID, err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*n.config.ElectionTimeout)
 	defer cancel()
 	if removeErr := n.RemoveMember(ctx, id); removeErr != nil {
-		return fmt.Errorf("%w; it is still a learner: %w", err, removeErr)
+		return fmt.Errorf("%w; it is still a learner: %v", err, removeErr)
 	}
 	return err
 }

@@ -255,20 +255,31 @@ func decodeConfiguration(index Index, data []byte) (configuration, error) {
 // check reports what no configuration is like.
 func (c configuration) check() error {
 	for _, m := range c.members {
-		if m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID) {
+		if !m.ID.valid() || m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID) {
 			return fmt.Errorf("member %q is a %s", m.ID, m.Role)
 		}
 	}
 	switch {
 	case len(c.incoming) == 0:
 		return errors.New("it has no voters")
-	case !slices.IsSortedFunc(c.members, byID) || !slices.IsSorted(c.outgoing):
+	case !areInOrder(c.members, byID) || !areInOrder(c.outgoing, cmp.Compare):
 		return errors.New("its members are not in order")
 	case slices.ContainsFunc(c.outgoing, func(id NodeID) bool { _, ok := c.member(id); return !ok }):
 		return errors.New("a voter of the configuration that is left is no member")
 	default:
 		return nil
 	}
+}
+
+// areInOrder reports whether each element is less than the next, so that none is there
+// twice: a voter that is would count twice.
+func areInOrder[E any](list []E, compare func(a, b E) int) bool {
+	for i := 1; i < len(list); i++ {
+		if compare(list[i-1], list[i]) >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // bootstrap returns what every founding node starts with: the members, sorted

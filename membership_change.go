@@ -70,9 +70,12 @@ func (change MemberChange) apply(members map[NodeID]Member) error {
 	default:
 		return fmt.Errorf("%w: kind %d of a change", ErrInvalidChange, change.Kind)
 	}
-	if change.Kind == ChangeRemove {
+	switch {
+	case change.Kind == ChangeRemove:
 		delete(members, m.ID)
 		return nil
+	case m.Role != Voter && m.Role != Learner:
+		return fmt.Errorf("%w: the role of %s is %v: want a voter or a learner", ErrInvalidChange, m.ID, m.Role)
 	}
 	m.Metadata = bytes.Clone(m.Metadata)
 	members[m.ID] = m
@@ -128,8 +131,6 @@ func (c configuration) checkMembers() error {
 			return fmt.Errorf("%w: %s has an address of %d bytes: want 1 to %d", ErrInvalidChange, m.ID, len(m.Address), maxAddressBytes)
 		case taken && m.Role != Leaving:
 			return fmt.Errorf("%w: %s and %s have the same address %s", ErrInvalidChange, other, m.ID, m.Address)
-		case m.Role < Voter || m.Role > Leaving || m.Role == Leaving && !slices.Contains(c.outgoing, m.ID):
-			return fmt.Errorf("%w: the role of %s is %v: want a voter or a learner", ErrInvalidChange, m.ID, m.Role)
 		case len(m.Metadata) > maxMetadataBytes:
 			return fmt.Errorf("%w: %s has %d bytes of metadata: want at most %d", ErrInvalidChange, m.ID, len(m.Metadata), maxMetadataBytes)
 		}
@@ -175,7 +176,24 @@ func (c *core) plannedChange(expected Index, changes []MemberChange) (configurat
 			return configuration{}, fmt.Errorf("%w: %s was a member before the cluster was recovered, and the log still says so: take another id", ErrInvalidChange, change.Member.ID)
 		}
 	}
-	return c.configuration.changed(changes)
+	next, err := c.configuration.changed(changes)
+	if err == nil && c.configurationBytes()+2*len(next.encode()) > maxConfigurationBytes {
+		err = fmt.Errorf("%w: the configurations in the log would take more than %d bytes: they are forgotten when it is compacted", ErrInvalidChange, maxConfigurationBytes)
+	}
+	return next, err
+}
+
+// maxConfigurationBytes bounds the configurations that a leader keeps, the two of a joint
+// phase included: the hard state has them all, and a log takes one of 1 MiB.
+const maxConfigurationBytes = 512 << 10
+
+// configurationBytes returns how many bytes the configurations take that are kept.
+func (c *core) configurationBytes() int {
+	bytes := len(c.configuration.data)
+	for _, one := range c.earlier {
+		bytes += len(one.data)
+	}
+	return bytes
 }
 
 // committedInTerm reports whether a leader has committed an entry of its own term.

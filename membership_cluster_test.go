@@ -439,3 +439,38 @@ func TestM10FewerVotersCommitAtOnce(t *testing.T) {
 		require.NoError(t, receive(t, written, "an outcome").err)
 	})
 }
+
+// shortContext ends once it was asked so often whether it has, and tells nobody who waits.
+type shortContext struct {
+	context.Context
+	left int
+}
+
+func (c *shortContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// M11: AddVoter never says that nothing was accepted once its newcomer is a member.
+func TestM11NewcomerThatIsNotPromoted(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		c.join("d")
+		err := c.node(leader).AddVoter(&shortContext{context.Background(), 1}, newMember("d"))
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, raft.ErrNotAccepted)
+		require.Equal(t, "a:voter b:voter c:voter ", c.roles(leader), "it is taken out again")
+
+		ended := make(chan error, 1)
+		go func() { ended <- c.node(leader).AddVoter(context.Background(), newMember("e")) }() // nobody is there
+		synctest.Wait()
+		require.Equal(t, "a:voter b:voter c:voter e:learner ", c.roles(leader))
+		c.network.Isolate(leader)
+		requireUnknown(t, <-ended)
+		c.network.Heal()
+	})
+}

@@ -237,10 +237,125 @@ func TestM2AnswerOfARemovedMemberDeposesNobody(t *testing.T) {
 	late := Term(9)
 	r.do("a", heartbeatAnswered{"d", term, &HeartbeatResponse{Term: late, Incarnation: r.node("d").incarnation}, nil})
 	r.do("a", appendAnswered{"d", term, &AppendResponse{Term: late, Incarnation: r.node("d").incarnation}})
+	r.do("a", voteAnswered{"d", term, false, &VoteResponse{Term: late, Incarnation: r.node("d").incarnation}, nil})
 	require.Equal(t, Leader, r.core("a").role)
 	require.Equal(t, term, r.core("a").currentTerm)
 	r.do("a", heartbeatAnswered{"c", term, &HeartbeatResponse{Term: late, Incarnation: r.node("c").incarnation}, nil})
 	require.Equal(t, late, r.core("a").currentTerm, "a member's does")
+}
+
+// M2: who has left and has not the whole log yet, of a leader since, does not know yet
+// what it is told, and is told so again.
+func TestM2RemovedMemberReadsUpToTheLeader(t *testing.T) {
+	r := newRig(t, "a b c d")
+	r.tune = func(s *coreSettings) { s.maxBatchBytes, s.maxInflightMessages = 1, 1 }
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.isolate("d")
+	r.change("a", 0, removes("d"))
+	r.settle()
+	r.propose("a", "x", "y")
+	r.settle()
+	r.propose("a", "z")
+	r.settle()
+	r.elect("b")
+	removal := r.core("b").configuration.index
+	r.heal()
+	r.now = r.core("b").heartbeatDue
+	r.do("b")
+	r.settleUntil(func() bool { p := r.core("b").peer("d"); return p != nil && p.match == removal })
+	r.now = r.core("b").heartbeatDue
+	r.do("b")
+	r.pass(2 * wait)
+	require.ErrorIs(t, r.node("d").failure, ErrRemoved)
+}
+
+// M13: a member cannot be given the role that only a joint phase gives.
+func TestM13NobodyIsMadeToLeave(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	leaves := func(id NodeID) MemberChange { return MemberChange{ChangeUpdate, r.memberCalled(id, Leaving)} }
+	require.ErrorIs(t, r.change("a", 0, leaves("b")).err, ErrInvalidChange)
+	require.ErrorIs(t, r.change("a", 0, leaves("b"), leaves("c")).err, ErrInvalidChange)
+}
+
+// The hard state holds all configurations that the log does, and a disk takes only so
+// much of it: a leader makes no change that would stop every member.
+func TestConfigurationsFitIntoTheHardState(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	update := r.promotes("b")
+	update.Member.Metadata = make([]byte, maxMetadataBytes)
+	var err error
+	for range 400 {
+		if o := r.change("a", 0, update); o.err != nil {
+			err = o.err
+			break
+		}
+		r.settle()
+	}
+	require.ErrorIs(t, err, ErrInvalidChange)
+	for _, id := range r.ids {
+		state := r.hardState(id)
+		bytes, err := state.marshal(nil)
+		require.NoError(t, err)
+		require.Less(t, len(bytes), 1<<20)
+	}
+	r.propose("a", "1", "2", "3")
+	r.settle()
+	r.takeSnapshot("a")
+	r.settle()
+	require.NoError(t, r.change("a", 0, update).err, "the log is compacted")
+}
+
+// M11: a newcomer that answers heartbeats, and whose disk does not, holds up nobody for
+// ever who waits for it; nor do many who wait no more.
+func TestM11NewcomerWhoseDiskHangs(t *testing.T) {
+	r := withJoiners(t, "a b c", "d")
+	r.change("a", 0, r.addsLearner("d"))
+	r.pass(3 * beat)
+	r.stall("d")
+	r.propose("a", "x")
+	first, last := new(decision), new(decision)
+	r.do("a", catchUpWanted{"d", first.end(t)})
+	for range 100 {
+		last = new(decision)
+		r.do("a", catchUpWanted{"d", last.end(t)})
+	}
+	require.ErrorIs(t, last.err, ErrChangeInProgress)
+	r.pass(99 * wait)
+	require.False(t, first.ended)
+	require.Less(t, r.now-r.core("a").peer("d").contact, wait, "it answers")
+	r.pass(9 * wait)
+	require.ErrorIs(t, first.err, ErrCannotFollow)
+}
+
+// A leader that stops does not send to itself those who wait.
+func TestStoppedLeaderEndsWaits(t *testing.T) {
+	r := leading(t, at{log: "1", term: 1, commit: 1}) // nothing of its term is committed
+	change := r.change("b", 0, removes("c"))
+	require.False(t, change.ended)
+	d := r.node("b").driver
+	d.endMembershipWaits(ErrStopped)
+	for _, o := range d.work.outcomes {
+		o.done(o.index, o.err)
+	}
+	require.Equal(t, decision{true, 0, ErrStopped}, *change)
+}
+
+// W4: no bytes make one voter two.
+func TestW4NoMemberIsThereTwice(t *testing.T) {
+	a, b := Member{ID: "a", Address: "x", Role: Voter}, Member{ID: "b", Address: "y", Role: Voter}
+	for _, c := range []configuration{
+		{members: []Member{a, b, b}},
+		{members: []Member{a, b}, outgoing: []NodeID{"a", "a"}},
+		{members: []Member{{Address: "x", Role: Voter}, a}},
+	} {
+		_, err := decodeConfiguration(1, c.encode())
+		require.ErrorIs(t, err, ErrInvalidMessage)
+	}
 }
 
 // M2: a member that was taken in again reads of its removal of long ago, and goes on:
@@ -899,7 +1014,8 @@ func TestS17NewVoterDoesNotCampaignWhileInstalling(t *testing.T) {
 	r := newRig(t, "a b c")
 	r.addJoiners("d")
 	r.start("d")
-	r.configuration = ConfigurationEntry{7, configuration{members: []Member{r.memberCalled("a", Voter), r.memberCalled("d", Voter)}}.encode()}
+	members := configuration{members: []Member{r.memberCalled("a", Voter), r.memberCalled("d", Voter)}, origins: map[NodeID]origin{"d": {added: 7}}}
+	r.configuration = ConfigurationEntry{7, members.encode()}
 	r.askHeartbeat("a", "d", Heartbeat{Term: 2, Configuration: 7})
 	r.stall("d")
 	r.ask("a", "d", r.snapshotOf(2, r.log("1 1 1 2 2 2 2 2")))

@@ -497,7 +497,7 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 	if isNew {
 		batch := bootstrap(n.config, drawNumber())
 		if n.config.Join {
-			batch = SaveBatch{HardState: &HardState{ID: n.config.ID, Incarnation: drawNumber()}}
+			batch = SaveBatch{HardState: &HardState{ID: n.config.ID, Incarnation: drawNumber(), Joined: true}}
 		}
 		if err := storage.Save(batch); err != nil {
 			return nil, fmt.Errorf("raft: node %s cannot save its first state: %w", n.config.ID, err)

@@ -66,6 +66,7 @@ type core struct {
 	currentTerm   Term
 	votedFor      NodeID
 	contacts      []Contact // sorted by ID
+	joined        bool      // this disk is not a founding member's
 	remembered    uint64    // counts the changes of the three
 	durable       uint64    // the last change that is on disk
 	writing       uint64    // the last change in the write under way
@@ -267,6 +268,7 @@ func newCore(settings coreSettings, state StorageState, restarted bool, seed uin
 		currentTerm: state.HardState.Term,
 		votedFor:    state.HardState.VotedFor,
 		contacts:    slices.Clone(state.HardState.Contacts),
+		joined:      state.HardState.Joined,
 		log:         newLog(state),
 		ballots:     map[NodeID]ballot{},
 	}
@@ -477,6 +479,7 @@ func (c *core) takeWrite(now time.Duration) (SaveBatch, bool) {
 			ID: c.settings.id, Term: c.currentTerm, VotedFor: c.votedFor,
 			Incarnation: c.settings.incarnation, Fingerprint: c.settings.fingerprint,
 			Contacts:       slices.Clone(c.contacts),
+			Joined:         c.joined,
 			Configurations: c.configurationEntries(),
 		}
 	}

@@ -59,6 +59,8 @@ type catchUp struct {
 	target Index
 	since  time.Duration
 	rounds int
+	got    uint64        // how much it had when that was last seen to grow
+	gotAt  time.Duration // when that was
 }
 
 // maxRounds is how many rounds a newcomer gets to catch up.
@@ -85,7 +87,7 @@ func (r reconfiguration) words() []any {
 		words = append(words, e.expected, e.changes)
 	}
 	for _, u := range r.catchUps {
-		words = append(words, u.id, u.target, u.since, u.rounds)
+		words = append(words, u.id, u.target, u.since, u.rounds, u.got, u.gotAt)
 	}
 	if w := r.change; w != nil {
 		words = append(words, w.index, w.term)
@@ -161,7 +163,11 @@ func (d *driver) handleCatchUpWanted(now time.Duration, e catchUpWanted) {
 		d.endWait(e.done, 0, d.notLeader())
 		return
 	}
-	d.reconfiguration.catchUps = append(d.reconfiguration.catchUps, &catchUp{catchUpWanted: e, target: d.core.log.last(), since: now})
+	if len(d.reconfiguration.catchUps) == maxEarly { // some have left, perhaps
+		d.endWait(e.done, 0, fmt.Errorf("%w: %d others wait for newcomers", ErrChangeInProgress, maxEarly))
+		return
+	}
+	d.reconfiguration.catchUps = append(d.reconfiguration.catchUps, &catchUp{catchUpWanted: e, target: d.core.log.last(), since: now, gotAt: now})
 }
 
 // settleMembership ends waits that events have decided.
@@ -200,12 +206,16 @@ func (d *driver) settleCatchUp(now time.Duration, u *catchUp) bool {
 		d.endWait(u.done, 0, fmt.Errorf("%w: %s "+format, append([]any{ErrCannotFollow, u.id}, args...)...))
 		return true
 	}
-	switch {
-	case p == nil || p.left:
+	if p == nil || p.left {
 		d.endWait(u.done, 0, fmt.Errorf("%w: %q was taken out meanwhile", ErrUnknownMember, u.id))
 		return true
+	}
+	u.look(now, c, p)
+	switch {
 	case p.match < u.target && now >= max(p.contact, u.since)+10*c.settings.electionTimeout:
 		return fail("has not answered for %v: %s", now-p.contact, orUnknown(d.trouble(p)))
+	case p.match < u.target && now >= u.gotAt+100*c.settings.electionTimeout:
+		return fail("answers, and has got nothing for %v: %s", now-u.gotAt, orUnknown(d.trouble(p)))
 	case p.match < u.target:
 		return false
 	case now-u.since < c.settings.electionTimeout:
@@ -218,6 +228,17 @@ func (d *driver) settleCatchUp(now time.Duration, u *catchUp) bool {
 	}
 	u.target, u.since = c.log.last(), now
 	return false
+}
+
+// look notes when a newcomer gets on. While there is no snapshot to send it cannot.
+func (u *catchUp) look(now time.Duration, c *core, p *progress) {
+	got := uint64(p.match)
+	if p.transfer != nil {
+		got += p.transfer.next
+	}
+	if got != u.got || p.transfer == nil && c.lacksCompacted(p) {
+		u.got, u.gotAt = got, now
+	}
 }
 
 func orUnknown(why string) string {
@@ -249,25 +270,26 @@ func (d *driver) settleHandover(now time.Duration) {
 	d.endWait(w.done, 0, err)
 }
 
-// endLeadership ends the waits that only a leader can fulfil.
-func (d *driver) endLeadership() {
+// endLeadership ends the waits that only a leader can fulfil, with the error of those
+// who wait for what is not in the log.
+func (d *driver) endLeadership(err error) {
 	r := &d.reconfiguration
 	if w := r.change; w != nil {
 		r.change = nil
 		d.endWait(w.done, w.index, &OutcomeUnknownError{Index: w.index, Term: w.term, Cause: errLeadershipLost})
 	}
 	for _, e := range r.early {
-		d.endWait(e.done, 0, d.notLeader())
+		d.endWait(e.done, 0, err)
 	}
 	for _, u := range r.catchUps {
-		d.endWait(u.done, 0, d.notLeader())
+		d.endWait(u.done, 0, err)
 	}
 	r.early, r.catchUps = nil, nil
 }
 
 // endMembershipWaits ends all waits of a node that stops.
 func (d *driver) endMembershipWaits(err error) {
-	d.endLeadership()
+	d.endLeadership(err)
 	if w := d.reconfiguration.handover; w != nil {
 		d.endWait(w.done, 0, err)
 		d.reconfiguration.handover = nil

@@ -251,7 +251,7 @@ func (c *core) recoverAs(alone configuration) error {
 	}
 	c.currentTerm++
 	c.votedFor = c.settings.id
-	c.contacts = nil
+	c.contacts, c.joined = nil, false // it founds a cluster
 	c.log.appendRun(run{c.currentTerm, next.index, 1, appendEntry(nil, EntryConfiguration, next.data)})
 	c.adopt(next)
 	c.commitIndex = next.index

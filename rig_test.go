@@ -192,7 +192,7 @@ func (r *rig) founding(id NodeID) Config {
 
 func (r *rig) first(id NodeID) SaveBatch {
 	if n := r.nodes[id]; n.joins {
-		return SaveBatch{HardState: &HardState{ID: id, Incarnation: n.incarnation}}
+		return SaveBatch{HardState: &HardState{ID: id, Incarnation: n.incarnation, Joined: true}}
 	}
 	return bootstrap(r.founding(id), r.nodes[id].incarnation)
 }

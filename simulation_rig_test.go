@@ -335,7 +335,7 @@ func (n *simNode) boot(storage *diskStorage) error {
 	if isNew {
 		batch := bootstrap(NewConfig(n.id, n.simulation.peers[n.id], n.simulation.peers), n.salts.Uint64()|1)
 		if n.joins {
-			batch = SaveBatch{HardState: &HardState{ID: n.id, Incarnation: n.salts.Uint64() | 1}}
+			batch = SaveBatch{HardState: &HardState{ID: n.id, Incarnation: n.salts.Uint64() | 1, Joined: true}}
 		}
 		if err := storage.Save(batch); err != nil {
 			return err

@@ -105,6 +105,7 @@ type HardState struct {
 	Incarnation uint64   // of this storage; never 0 once something was saved
 	Fingerprint [16]byte // of the cluster
 	Contacts    []Contact
+	Joined      bool // it began as that of a node that waits to be added, see Config.Join
 	// Configurations are the one in force, which is the last, and those before it
 	// that entries or snapshots of this storage may still need, so that nobody has
 	// to look for them in the log. Those of entries that the log does not hold are

@@ -88,7 +88,7 @@ func (c *storageCheck) checkSaving() {
 	})
 	state.Term, state.VotedFor = 4, "b"
 	c.save("a term and a vote", SaveBatch{HardState: &state})
-	state.Contacts = []Contact{{"b", 7}, {"c", math.MaxUint64}}
+	state.Contacts, state.Joined = []Contact{{"b", 7}, {"c", math.MaxUint64}}, true
 	c.save("contacts and entries", SaveBatch{HardState: &state, Entries: c.make(2, 2, 0, 1, 300), Commit: 2})
 	c.save("entries of two terms", SaveBatch{Entries: MakeEntries(append(c.list(5, 3, 10), c.list(6, 4, 0)...)...)})
 	c.save("a commit index", SaveBatch{Commit: 4})
@@ -364,6 +364,7 @@ func (c *storageCheck) compare(got StorageState) {
 		{"HardState.Incarnation", want.HardState.Incarnation, got.HardState.Incarnation},
 		{"HardState.Fingerprint", want.HardState.Fingerprint, got.HardState.Fingerprint},
 		{"HardState.Contacts", want.HardState.Contacts, got.HardState.Contacts},
+		{"HardState.Joined", want.HardState.Joined, got.HardState.Joined},
 		{"HardState.Configurations", want.HardState.Configurations, got.HardState.Configurations},
 		{"Commit", want.Commit, got.Commit},
 		{"Compacted", want.Compacted, got.Compacted},
