@@ -27,8 +27,9 @@ type Config struct {
 	Peers map[NodeID]string
 
 	// Join says that the node is to join a cluster that there is: it starts empty,
-	// without Peers, and waits until a leader adds it. Once it was added Join makes no
-	// difference.
+	// without Peers, and waits until a leader adds it. While it is a member Join makes
+	// no difference. One that was taken out waits to be added again, whereas without
+	// Join Run returns ErrRemoved as soon as a leader says so.
 	Join bool
 
 	// Cluster is the cluster's name. It is part of the cluster's fingerprint,

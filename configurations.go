@@ -139,6 +139,9 @@ func (c *core) loadConfigurations(entries []ConfigurationEntry) error {
 		c.inForce(one)
 	}
 	c.forgetConfigurations()
+	if _, member := c.configuration.member(c.settings.id); c.settings.join && !member {
+		c.belonged = false // it has been taken out, and is to wait until it is added again
+	}
 	if c.configuration.index == 0 && !c.settings.join {
 		return fmt.Errorf("raft: storage of node %q holds no configuration", c.settings.id)
 	}

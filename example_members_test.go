@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"testing"
 
 	"github.com/seed-8da499c8/raft"
 )
@@ -43,6 +44,15 @@ func ExampleNode_AddVoter() {
 
 // A cluster grows and shrinks at work: from 1 voter to 3, 5, 7 and back to 3.
 func ExampleNode_ChangeMembers() {
+	growAndShrink()
+	// Output:
+	// 3 voters, and the sum is 1
+	// 5 voters, and the sum is 2
+	// 7 voters, and the sum is 3
+	// 3 voters, and the sum is 4
+}
+
+func growAndShrink() {
 	ctx := context.Background()
 	network := raft.NewMemoryNetwork()
 	nodes := map[raft.NodeID]*raft.Node{}
@@ -76,11 +86,11 @@ func ExampleNode_ChangeMembers() {
 	for _, node := range nodes {
 		node.Stop(ctx)
 	}
-	// Output:
-	// 3 voters, and the sum is 1
-	// 5 voters, and the sum is 2
-	// 7 voters, and the sum is 3
-	// 3 voters, and the sum is 4
+}
+
+// The same in virtual time, in which nothing is left behind either.
+func TestGrowAndShrink(t *testing.T) {
+	bubble(t, func(*testing.T) { growAndShrink() })
 }
 
 // change changes the members and then adds 1.

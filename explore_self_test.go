@@ -103,7 +103,7 @@ func TestExploredNodesOfEqualHashActAlike(t *testing.T) {
 	for _, s := range scopes {
 		x := newExplorer(s)
 		x.twins = map[*member]*member{}
-		x.explore(10_000, func(string, ...any) {})
+		x.explore(20_000, func(string, ...any) {})
 		compared := 0
 		for m, twin := range x.twins {
 			for c, r := range m.reactions {

@@ -272,6 +272,32 @@ func TestM2RemovedMemberReadsUpToTheLeader(t *testing.T) {
 	require.ErrorIs(t, r.node("d").failure, ErrRemoved)
 }
 
+// M2: who was taken out and starts again with Join waits, though its leader may go on
+// telling it that it is out; and is a member as before once it is added.
+func TestM2RemovedMemberMayJoinAgain(t *testing.T) {
+	r := newRig(t, "a b")
+	r.addJoiners("d")
+	for _, id := range []NodeID{"a", "b", "d"} {
+		r.start(id)
+	}
+	r.elect("a")
+	for _, role := range []MemberRole{Learner, Voter} {
+		r.change("a", 0, MemberChange{ChangeAdd, r.memberCalled("d", role)})
+		r.settle()
+		r.change("a", 0, removes("d"))
+		r.settle()
+		r.pass(wait)
+		require.ErrorIs(t, r.node("d").failure, ErrRemoved)
+		r.restart("d")
+		r.askHeartbeat("a", "d", Heartbeat{Term: r.core("a").currentTerm, Configuration: r.core("a").configuration.index, Commit: r.core("a").commitIndex})
+		require.NoError(t, r.node("d").failure)
+	}
+	r.change("a", 0, r.adds("d"))
+	r.settle()
+	r.pass(wait)
+	require.Equal(t, r.core("a").log.last(), r.core("a").peer("d").match)
+}
+
 // M13: a member cannot be given the role that only a joint phase gives.
 func TestM13NobodyIsMadeToLeave(t *testing.T) {
 	r := newCluster(t, "a b c")
