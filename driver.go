@@ -189,6 +189,10 @@ func (d *driver) checkWaiting() {
 
 // admit checks where an event comes from, and passes it on to the core.
 func (d *driver) admit(now time.Duration, event any) {
+	if from, incarnation, ok := answerer(event); ok {
+		d.admitResponse(now, from, incarnation, event)
+		return
+	}
 	switch e := event.(type) {
 	case voteRequested:
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
@@ -198,26 +202,6 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
 	case snapshotArrived:
 		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
-	case voteAnswered:
-		if e.response != nil {
-			d.admitResponse(now, e.from, e.response.Incarnation, event)
-		} else {
-			d.step(now, event)
-		}
-	case heartbeatAnswered:
-		if e.response != nil {
-			d.admitResponse(now, e.from, e.response.Incarnation, event)
-		} else {
-			d.step(now, event)
-		}
-	case snapshotAnswered:
-		if e.response != nil {
-			d.admitResponse(now, e.from, e.response.Incarnation, event)
-		} else {
-			d.step(now, event)
-		}
-	case appendAnswered:
-		d.admitResponse(now, e.from, e.response.Incarnation, event)
 	case written:
 		d.step(now, event)
 		d.admitDeferred(now)
@@ -248,17 +232,36 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.handleTransferWanted(now, e)
 	case timeoutNowArrived:
 		d.admitRequest(now, e.request.Header, nil, e.respond, event)
-	case timeoutNowAnswered:
-		if e.response != nil {
-			d.admitResponse(now, e.from, e.response.Incarnation, event)
-		} else {
-			d.step(now, event)
-		}
 	case failed:
 		d.work.failure = e.err
 	default:
 		d.step(now, event)
 	}
+}
+
+// answerer returns who has answered, and in which incarnation, if an event is an answer.
+func answerer(event any) (from NodeID, incarnation uint64, ok bool) {
+	switch e := event.(type) {
+	case voteAnswered:
+		if e.response != nil {
+			return e.from, e.response.Incarnation, true
+		}
+	case heartbeatAnswered:
+		if e.response != nil {
+			return e.from, e.response.Incarnation, true
+		}
+	case appendAnswered:
+		return e.from, e.response.Incarnation, true
+	case snapshotAnswered:
+		if e.response != nil {
+			return e.from, e.response.Incarnation, true
+		}
+	case timeoutNowAnswered:
+		if e.response != nil {
+			return e.from, e.response.Incarnation, true
+		}
+	}
+	return "", 0, false
 }
 
 // settle takes note of batches that are applied, and on the leader's own disk:
