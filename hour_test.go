@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -42,13 +43,16 @@ func (l *life) ApplyBatch(commands []raft.Command, results []raft.ApplyResult) {
 			h.broken = append(h.broken, fmt.Sprintf("%s applies entry %d after %d", l.id, command.Index, l.last))
 		}
 		l.last = command.Index
-		got := string(command.Data)
-		if was, ok := h.commands[command.Index]; ok && was != got {
-			h.broken = append(h.broken, fmt.Sprintf("entry %d is %q on %s and was %q", command.Index, got, l.id, was))
+		first, known := h.commands[command.Index]
+		switch {
+		case !known:
+			first = string(command.Data)
+			h.commands[command.Index] = first
+		case first != string(command.Data):
+			h.broken = append(h.broken, fmt.Sprintf("entry %d is %q on %s and was %q", command.Index, command.Data, l.id, first))
 		}
-		h.commands[command.Index] = got
-		l.applied = append(l.applied, got)
-		results[i].Response = fmt.Append(nil, len(l.applied))
+		l.applied = append(l.applied, first)
+		results[i].Response = strconv.AppendInt(nil, int64(len(l.applied)), 10)
 	}
 }
 

@@ -160,10 +160,10 @@ var errTooEarly = errors.New("no entry of the leader's term is committed yet")
 // if a leader may enter it now: one change at a time.
 func (c *core) plannedChange(expected Index, changes []MemberChange) (configuration, error) {
 	switch {
-	case c.configuration.index > c.commitIndex || c.configuration.isJoint():
-		return configuration{}, fmt.Errorf("%w: the configuration of entry %d is not committed yet, or a joint one", ErrChangeInProgress, c.configuration.index)
 	case !c.committedInTerm():
 		return configuration{}, errTooEarly
+	case c.configuration.index > c.commitIndex || c.configuration.isJoint():
+		return configuration{}, fmt.Errorf("%w: the configuration of entry %d is not committed yet, or a joint one", ErrChangeInProgress, c.configuration.index)
 	case c.handover != nil:
 		return configuration{}, fmt.Errorf("%w: leadership is being handed over to %s", ErrChangeInProgress, c.handover.to)
 	case c.departure > 0:

@@ -119,6 +119,23 @@ func TestM1ChangeWaitsForAnOwnEntry(t *testing.T) {
 	r.requireHealthy()
 }
 
+// M1: what the leader before has changed is committed with the first entry of the next
+// one, which no operator should have to know of.
+func TestM1ChangeWaitsForTheOneOfTheLeaderBefore(t *testing.T) {
+	r := withJoiners(t, "a b c", "d")
+	r.change("a", 0, r.addsLearner("d"))
+	r.settleUntil(func() bool { return r.core("b").configuration.index == 3 && r.core("c").configuration.index == 3 })
+	r.isolate("a")
+	r.quiet()
+	r.timeOut("b")
+	r.settleUntil(func() bool { return r.core("b").role == Leader })
+	require.Less(t, r.core("b").commitIndex, Index(3))
+	remove := r.change("b", 3, removes("d"))
+	require.False(t, remove.ended)
+	r.settle()
+	require.Equal(t, decision{true, 5, nil}, *remove)
+}
+
 // M3: an uncommitted configuration goes with its entry, from memory, from the disk,
 // and for the next process.
 func TestM3ConfigurationGoesWithItsEntry(t *testing.T) {

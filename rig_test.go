@@ -63,7 +63,7 @@ type rig struct {
 	configurations []ConfigurationEntry // that were committed, in order
 
 	leaders   map[Term]NodeID            // G1
-	entries   map[place]string           // G2: what stands at an index and term, and after which term
+	entries   map[place]content          // G2: what stands at an index and term, and after which term
 	committed []commitment               // G3, G4: by index from 1 on
 	commands  []string                   // G5: what state machines were given
 	votes     map[Term]map[NodeID]NodeID // granted votes that left, by voter
@@ -74,6 +74,13 @@ type link struct{ from, to NodeID }
 type place struct {
 	index Index
 	term  Term
+}
+
+// content is an entry without its place.
+type content struct {
+	before Term // of the entry before
+	kind   EntryKind
+	data   string
 }
 
 type commitment struct {
@@ -155,7 +162,7 @@ func (m *rigMachine) ApplyBatch(commands []Command, results []ApplyResult) {
 func newRig(t *testing.T, names string) *rig {
 	r := &rig{
 		t: t, seed: 1, nodes: map[NodeID]*rigNode{}, gone: map[link]bool{}, held: map[link]bool{},
-		leaders: map[Term]NodeID{}, entries: map[place]string{}, votes: map[Term]map[NodeID]NodeID{},
+		leaders: map[Term]NodeID{}, entries: map[place]content{}, votes: map[Term]map[NodeID]NodeID{},
 		queue: 64 << 20, cache: 32 << 20, trail: 1, chunks: map[EntryID]chunkRead{},
 	}
 	for i, name := range strings.Fields(names) {
@@ -1090,9 +1097,17 @@ func (n *rigNode) inspect() {
 	n.checkCommitted()
 	n.checkConfigurations()
 	if n.was != nil {
-		require.GreaterOrEqual(r.t, c.commitIndex, n.was.commitIndex, "G6: commit index of %s", n.id)
+		r.must(c.commitIndex >= n.was.commitIndex, "G6: commit index of %s", n.id)
 	}
 	n.was = &core{commitIndex: c.commitIndex, reconfigured: c.reconfigured, log: c.log.clone()}
+}
+
+// must is for what is checked after each step: require takes its time also where all is
+// well.
+func (r *rig) must(ok bool, format string, args ...any) {
+	if !ok {
+		require.Failf(r.t, "what never happens has happened", format, args...)
+	}
 }
 
 // checkLeader is G1, at most one leader per term, and G4, a leader has every
@@ -1100,13 +1115,13 @@ func (n *rigNode) inspect() {
 func (n *rigNode) checkLeader() {
 	r, c := n.rig, n.driver.core
 	if other, ok := r.leaders[c.currentTerm]; ok {
-		require.Equal(r.t, other, n.id, "G1: two leaders in term %d", c.currentTerm)
+		r.must(other == n.id, "G1: two leaders in term %d", c.currentTerm)
 		return
 	}
 	r.leaders[c.currentTerm] = n.id
 	for i := len(r.committed) - 1; i >= 0; i-- {
 		if e := r.committed[i]; e.in < c.currentTerm && Index(i)+1 >= c.log.compacted.Index {
-			require.True(r.t, c.log.matches(Index(i)+1, e.term), "G4: leader %s of term %d lacks entry %d@%d, committed in term %d\n%s", n.id, c.currentTerm, i+1, e.term, e.in, r)
+			r.must(c.log.matches(Index(i)+1, e.term), "G4: leader %s of term %d lacks entry %d@%d, committed in term %d\n%s", n.id, c.currentTerm, i+1, e.term, e.in, r)
 			return
 		}
 	}
@@ -1133,9 +1148,9 @@ func (n *rigNode) checkLog() {
 	before, _ := log.term(known)
 	for entry := range r.stored(n.id, known+1).All() {
 		p := place{entry.Index, entry.Term}
-		what := fmt.Sprintf("after %d: %d %s", before, entry.Kind, entry.Data)
+		what := content{before, entry.Kind, string(entry.Data)}
 		if seen, ok := r.entries[p]; ok {
-			require.Equal(r.t, seen, what, "G2: %s at %d@%d", n.id, p.index, p.term)
+			r.must(seen == what, "G2: %s has %v at %d@%d, where there was %v", n.id, what, p.index, p.term, seen)
 		}
 		r.entries[p] = what
 		before = entry.Term
@@ -1154,10 +1169,10 @@ func (n *rigNode) checkCommitted() {
 		if i > Index(len(r.committed)) {
 			r.committed = append(r.committed, commitment{term, c.currentTerm})
 		}
-		require.Equal(r.t, r.committed[i-1].term, term, "G3: %s commits entry %d of another term\n%s", n.id, i, r)
+		r.must(r.committed[i-1].term == term, "G3: %s commits entry %d of another term\n%s", n.id, i, r)
 	}
 	if c.commitIndex > 0 {
-		require.True(r.t, c.log.matches(c.commitIndex, r.committed[c.commitIndex-1].term), "G3: %s lost a committed entry", n.id)
+		r.must(c.log.matches(c.commitIndex, r.committed[c.commitIndex-1].term), "G3: %s lost a committed entry", n.id)
 	}
 }
 
@@ -1170,7 +1185,7 @@ func (n *rigNode) checkApplied() {
 			r.commands = append(r.commands, command)
 		}
 		if r.commands[i] != command {
-			require.Equal(r.t, r.commands[i], command, "G5: command %d of %s", i, n.id)
+			r.must(false, "G5: command %d of %s is %q, and was %q", i, n.id, command, r.commands[i])
 		}
 	}
 }
@@ -1181,8 +1196,8 @@ func (n *rigNode) checkRequest(request request) {
 	r := n.rig
 	saved := loaded(n.storage)
 	lead := func(term Term) {
-		require.Equal(r.t, term, saved.HardState.Term, "G8: %s leads a term that its disk does not know", n.id)
-		require.Equal(r.t, n.id, saved.HardState.VotedFor, "G8: %s leads without its own vote on disk", n.id)
+		r.must(term == saved.HardState.Term, "G8: %s leads a term that its disk does not know", n.id)
+		r.must(n.id == saved.HardState.VotedFor, "G8: %s leads without its own vote on disk", n.id)
 		n.used = max(n.used, term)
 	}
 	switch m := request.message.(type) {
@@ -1192,7 +1207,7 @@ func (n *rigNode) checkRequest(request request) {
 		}
 		lead(m.Term)
 		log := newLog(saved)
-		require.True(r.t, log.matches(m.LastLogIndex, m.LastLogTerm), "G8: candidate %s speaks of entry %d@%d, which its disk does not have", n.id, m.LastLogIndex, m.LastLogTerm)
+		r.must(log.matches(m.LastLogIndex, m.LastLogTerm), "G8: candidate %s speaks of entry %d@%d, which its disk does not have", n.id, m.LastLogIndex, m.LastLogTerm)
 	case *Heartbeat:
 		lead(m.Term)
 	case *TimeoutNow:
@@ -1211,12 +1226,13 @@ func (n *rigNode) checkRequest(request request) {
 func (n *rigNode) checkEntries(m *AppendEntries) {
 	r, log := n.rig, &n.driver.core.log
 	require.NoError(r.t, m.valid())
-	require.True(r.t, log.matches(m.PrevLogIndex, m.PrevLogTerm), "L8: %s sends entries behind %d@%d, which is not in its log", n.id, m.PrevLogIndex, m.PrevLogTerm)
+	r.must(log.matches(m.PrevLogIndex, m.PrevLogTerm), "L8: %s sends entries behind %d@%d, which is not in its log", n.id, m.PrevLogIndex, m.PrevLogTerm)
 	before := m.PrevLogTerm
 	for entry := range m.Entries.All() {
-		require.True(r.t, log.matches(entry.Index, entry.Term), "L8: %s sends entry %d@%d, which is not in its log", n.id, entry.Index, entry.Term)
+		r.must(log.matches(entry.Index, entry.Term), "L8: %s sends entry %d@%d, which is not in its log", n.id, entry.Index, entry.Term)
 		if seen, ok := r.entries[place{entry.Index, entry.Term}]; ok {
-			require.Equal(r.t, seen, fmt.Sprintf("after %d: %d %s", before, entry.Kind, entry.Data), "G2: %s sends %d@%d", n.id, entry.Index, entry.Term)
+			what := content{before, entry.Kind, string(entry.Data)}
+			r.must(seen == what, "G2: %s sends %v at %d@%d, where there was %v", n.id, what, entry.Index, entry.Term, seen)
 		}
 		before = entry.Term
 	}
@@ -1242,28 +1258,28 @@ func (n *rigNode) checkAnswer(to NodeID, response any) {
 		if m.Success {
 			log := newLog(saved)
 			have, _ := n.driver.core.log.term(m.Match)
-			require.True(r.t, m.Match < log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
+			r.must(m.Match < log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges entry %d@%d, which its disk does not have", n.id, m.Match, have)
 		}
 	case *SnapshotResponse:
 		term = m.Term
 		log := newLog(saved)
 		have, _ := n.driver.core.log.term(m.Match)
-		require.True(r.t, m.Match <= log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges a snapshot up to entry %d@%d, which its disk does not have", n.id, m.Match, have)
+		r.must(m.Match <= log.compacted.Index || log.matches(m.Match, have), "G8: %s acknowledges a snapshot up to entry %d@%d, which its disk does not have", n.id, m.Match, have)
 	}
-	require.LessOrEqual(r.t, term, saved.HardState.Term, "G8: %s answers from a term that its disk does not know", n.id)
+	r.must(term <= saved.HardState.Term, "G8: %s answers from a term that its disk does not know", n.id)
 	n.used = max(n.used, term)
 }
 
 func (n *rigNode) checkVote(to NodeID, m *VoteResponse) {
 	r := n.rig
 	saved := loaded(n.storage).HardState
-	require.Equal(r.t, m.Term, saved.Term, "G8: %s grants a vote in a term that its disk does not know", n.id)
-	require.Equal(r.t, to, saved.VotedFor, "G8: %s grants a vote that its disk does not know", n.id)
+	r.must(m.Term == saved.Term, "G8: %s grants a vote in a term that its disk does not know", n.id)
+	r.must(to == saved.VotedFor, "G8: %s grants a vote that its disk does not know", n.id)
 	if r.votes[m.Term] == nil {
 		r.votes[m.Term] = map[NodeID]NodeID{}
 	}
 	if other, ok := r.votes[m.Term][n.id]; ok {
-		require.Equal(r.t, other, to, "G6: %s votes twice in term %d", n.id, m.Term)
+		r.must(other == to, "G6: %s votes twice in term %d", n.id, m.Term)
 	}
 	r.votes[m.Term][n.id] = to
 }
