@@ -35,7 +35,7 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	require.True(t, *simTrace == "" && *simFaults == "all" && *simUntil == 0 && *simClients == 0, "which life is it about? -sim.seed says that")
-	lives := 250
+	lives := 150
 	switch {
 	case *simSeeds > 0:
 		lives = *simSeeds

@@ -337,7 +337,6 @@ func TestThreeProcesses(t *testing.T) {
 
 // processes are three nodes, each in a process and a data directory of its own.
 type processes struct {
-	program string
 	peers   string
 	dir     string
 	more    []string // flags
@@ -345,16 +344,12 @@ type processes struct {
 	running map[raft.NodeID]*process // the last one of each node
 }
 
-// startProcesses builds the program and starts the three.
+// startProcesses starts the three.
 func startProcesses(t *testing.T, more ...string) *processes {
 	t.Helper()
 	dir := t.TempDir()
 	c := &processes{
-		program: filepath.Join(dir, "kv_store.exe"), // a name that every system runs
-		peers:   freePeers(t), dir: dir, more: more, running: map[raft.NodeID]*process{},
-	}
-	if output, err := exec.Command("go", "build", "-o", c.program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+		peers: freePeers(t), dir: dir, more: more, running: map[raft.NodeID]*process{},
 	}
 	o, err := parseFlags([]string{"-peers", c.peers}, io.Discard)
 	require.NoError(t, err)
@@ -380,7 +375,7 @@ func (c *processes) start(t *testing.T, members ...member) {
 // launch starts the process of a node, always with the same data.
 func (c *processes) launch(t *testing.T, m member, more ...string) {
 	t.Helper()
-	c.running[m.id] = startProcess(t, c.program, slices.Concat([]string{
+	c.running[m.id] = startProcess(t, slices.Concat([]string{
 		"-id", string(m.id), "-raft", m.raft, "-http", m.http, "-peers", c.peers,
 		"-data", filepath.Join(c.dir, string(m.id)+".raft"),
 	}, c.more, more)...)
@@ -442,9 +437,23 @@ type process struct {
 	err     error // once ended is closed
 }
 
+// isProcess says that this program is to be kv_store and not its tests: so they need not
+// build it.
+const isProcess = "KV_STORE_IS_A_PROCESS"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(isProcess) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
 // startProcess starts a program, which ends with the test at the latest.
-func startProcess(t *testing.T, program string, args ...string) *process {
-	p := &process{command: exec.Command(program, args...), ended: make(chan struct{})}
+func startProcess(t *testing.T, args ...string) *process {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	p := &process{command: exec.Command(self, args...), ended: make(chan struct{})}
+	p.command.Env = append(os.Environ(), isProcess+"=1")
 	p.command.Stdout, p.command.Stderr = &p.output, &p.output
 	require.NoError(t, p.command.Start())
 	go func() {
