@@ -829,7 +829,7 @@ func TestTCPMalformedFrames(t *testing.T) {
 // W4: a length that is claimed and does not come takes 4 MiB, and ends in time.
 func TestTCPClaimedLengthsTakeLittleMemory(t *testing.T) {
 	const peers = 8
-	_, b := startTCPPair(t, time.Second)
+	_, b := startTCPPair(t, 300*time.Millisecond)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

@@ -124,7 +124,7 @@ func testCluster(t *testing.T, peers map[NodeID]string, newTransport func(NodeID
 	for id := range peers {
 		config := NewConfig(id, peers[id], peers)
 		config.Storage = NewMemoryStorage()
-		config.HeartbeatInterval, config.ElectionTimeout = 20*time.Millisecond, 200*time.Millisecond
+		config.HeartbeatInterval, config.ElectionTimeout = 50*time.Millisecond, 600*time.Millisecond // no busy machine is so slow
 		machines[id] = new(countingMachine)
 		n, err := NewNode(config, machines[id], newTransport(id))
 		require.NoError(t, err)

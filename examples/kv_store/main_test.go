@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -444,6 +445,10 @@ const isProcess = "KV_STORE_IS_A_PROCESS"
 func TestMain(m *testing.M) {
 	if os.Getenv(isProcess) != "" {
 		main()
+	}
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		flag.Set("test.parallel", "6") // the tests wait most of their time
 	}
 	os.Exit(m.Run())
 }
