@@ -166,7 +166,7 @@ func TestSeedDefect11UnknownPeersAreHarmless(t *testing.T) {
 		r := inRole(t, role)
 		term := r.core("b").currentTerm
 		r.do("b",
-			appendAnswered{"x", term, &AppendResponse{Term: term, Success: true, Match: 3}},
+			appendAnswered{"x", term, &AppendResponse{Term: term, Success: true, Match: 3, Incarnation: 7}},
 			heartbeatAnswered{"x", term, &HeartbeatResponse{Term: term}, nil},
 			heartbeatAnswered{"x", term, nil, errUnreachableInRig},
 			voteAnswered{"x", term, false, nil, errUnreachableInRig},
@@ -174,6 +174,7 @@ func TestSeedDefect11UnknownPeersAreHarmless(t *testing.T) {
 			appendLost{"x", term, errUnreachableInRig})
 		require.Equal(t, role, r.core("b").role)
 		require.Equal(t, term, r.core("b").currentTerm)
+		require.Zero(t, r.core("b").metAs("x"), "nobody is met who is no member")
 		answer := r.ask("x", "b", &VoteRequest{Term: 1})
 		require.Equal(t, RefusalStaleTerm, answerOf[*VoteResponse](r, answer).Refusal)
 	}
