@@ -7,6 +7,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/seed-8da499c8/raft"
 )
 
@@ -44,7 +46,9 @@ func ExampleNode_AddVoter() {
 
 // A cluster grows and shrinks at work: from 1 voter to 3, 5, 7 and back to 3.
 func ExampleNode_ChangeMembers() {
-	growAndShrink()
+	for _, line := range growAndShrink() {
+		fmt.Println(line)
+	}
 	// Output:
 	// 3 voters, and the sum is 1
 	// 5 voters, and the sum is 2
@@ -52,7 +56,7 @@ func ExampleNode_ChangeMembers() {
 	// 3 voters, and the sum is 4
 }
 
-func growAndShrink() {
+func growAndShrink() (lines []string) {
 	ctx := context.Background()
 	network := raft.NewMemoryNetwork()
 	nodes := map[raft.NodeID]*raft.Node{}
@@ -73,7 +77,7 @@ func growAndShrink() {
 			start(raft.Config{ID: id, Address: string(id), Join: true})
 			changes = append(changes, raft.MemberChange{Kind: raft.ChangeAdd, Member: raft.Member{ID: id, Address: string(id), Role: raft.Voter}})
 		}
-		change(nodes["n1"], changes...)
+		lines = append(lines, change(nodes["n1"], changes...))
 	}
 	grow("n2", "n3")
 	grow("n4", "n5")
@@ -82,19 +86,24 @@ func growAndShrink() {
 	for _, id := range []raft.NodeID{"n4", "n5", "n6", "n7"} {
 		removals = append(removals, raft.MemberChange{Kind: raft.ChangeRemove, Member: raft.Member{ID: id}})
 	}
-	change(nodes["n1"], removals...)
+	lines = append(lines, change(nodes["n1"], removals...))
 	for _, node := range nodes {
 		node.Stop(ctx)
 	}
+	return lines
 }
 
 // The same in virtual time, in which nothing is left behind either.
 func TestGrowAndShrink(t *testing.T) {
-	bubble(t, func(*testing.T) { growAndShrink() })
+	bubble(t, func(t *testing.T) {
+		require.Equal(t, []string{
+			"3 voters, and the sum is 1", "5 voters, and the sum is 2", "7 voters, and the sum is 3", "3 voters, and the sum is 4",
+		}, growAndShrink())
+	})
 }
 
 // change changes the members and then adds 1.
-func change(leader *raft.Node, changes ...raft.MemberChange) {
+func change(leader *raft.Node, changes ...raft.MemberChange) string {
 	if _, err := leader.ChangeMembers(context.Background(), 0, changes...); err != nil {
 		log.Fatal(err)
 	}
@@ -102,7 +111,7 @@ func change(leader *raft.Node, changes ...raft.MemberChange) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%d voters, and the sum is %s\n", len(leader.Status().Members), result.Response)
+	return fmt.Sprintf("%d voters, and the sum is %s", len(leader.Status().Members), result.Response)
 }
 
 // Two of three nodes are lost for good. The third becomes a cluster of its own.

@@ -24,6 +24,7 @@ type acknowledgement struct {
 // writers propose to whoever leads, one command after the other each, and remember
 // when these were acknowledged.
 type writers struct {
+	t       testing.TB
 	nodes   map[raft.NodeID]*raft.Node
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -32,9 +33,9 @@ type writers struct {
 	acks []acknowledgement
 }
 
-func startWriters(nodes map[raft.NodeID]*raft.Node) *writers {
+func startWriters(t testing.TB, nodes map[raft.NodeID]*raft.Node) *writers {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &writers{nodes: nodes, stop: cancel}
+	w := &writers{t: t, nodes: nodes, stop: cancel}
 	for range 4 {
 		w.running.Go(func() { w.write(ctx) })
 	}
@@ -67,14 +68,18 @@ func (w *writers) propose(ctx context.Context, id raft.NodeID, node *raft.Node) 
 
 // await waits for some acknowledgements of other nodes than one.
 func (w *writers) await(except raft.NodeID) {
-	for {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		n := len(slices.DeleteFunc(slices.Clone(w.acks), func(a acknowledgement) bool { return a.by == except }))
 		w.mu.Unlock()
 		if n >= 20 {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		if time.Now().After(end) {
+			w.stop()
+			w.running.Wait()
+			require.FailNow(w.t, "nobody acknowledges", "%d writes within a minute, those of %q not counted", n, except)
+		}
 	}
 }
 
@@ -109,7 +114,7 @@ func (c *cluster) gaps(leave func(leader raft.NodeID), comeBack func(raft.NodeID
 			c.disk(id).slow(2 * time.Millisecond)
 			nodes[id] = c.node(id)
 		}
-		w := startWriters(nodes)
+		w := startWriters(c.t, nodes)
 		w.await("")
 		leave(leader)
 		gaps = append(gaps, w.gap(leader))
@@ -170,8 +175,8 @@ func BenchmarkStopHandsOver(b *testing.B) {
 	}
 	var gaps []time.Duration
 	for b.Loop() {
-		leader := awaitFollowed(nodes)
-		w := startWriters(nodes)
+		leader := awaitFollowed(b, nodes)
+		w := startWriters(b, nodes)
 		w.await("")
 		require.NoError(b, nodes[leader].Stop(context.Background()))
 		gaps = append(gaps, w.gap(leader))
@@ -187,8 +192,9 @@ func BenchmarkStopHandsOver(b *testing.B) {
 }
 
 // awaitFollowed waits for a leader whom all nodes follow.
-func awaitFollowed(nodes map[raft.NodeID]*raft.Node) raft.NodeID {
-	for ; ; time.Sleep(time.Millisecond) {
+func awaitFollowed(t testing.TB, nodes map[raft.NodeID]*raft.Node) raft.NodeID {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), "there is no leader whom all follow")
 		leaders := map[raft.NodeID]bool{}
 		for _, node := range nodes {
 			leaders[node.Status().Leader] = true

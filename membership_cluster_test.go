@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -352,8 +353,9 @@ func TestWipedMemberIsTakenInAgain(t *testing.T) {
 		c.stop(out)
 		c.ids = slices.DeleteFunc(c.ids, func(id raft.NodeID) bool { return id == out })
 		c.join(out)
-		time.Sleep(10 * electionTimeout)
-		require.Contains(t, c.status(leader).Reason+fmt.Sprint(c.status(leader).Peers), "other disk")
+		c.eventually(soon, "the leader to tell of the other disk", func() bool {
+			return strings.Contains(c.status(leader).Reason+fmt.Sprint(c.status(leader).Peers), "other disk")
+		})
 		require.NoError(t, c.node(leader).RemoveMember(within(t), out))
 		require.NoError(t, c.node(leader).AddVoter(within(t), newMember(out)))
 		c.propose(leader, "2")

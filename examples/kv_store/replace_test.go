@@ -25,9 +25,6 @@ const longestOutage = time.Second
 // whose request fails tries again, and is served within a second. At the end every
 // write that was acknowledged is there, once and in its place.
 func TestProcessesAreReplacedUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes seconds")
-	}
 	t.Parallel()
 	began := time.Now()
 	c := startProcesses(t, "-segment-bytes", "262144", "-snapshot-entries", "50")
