@@ -318,9 +318,12 @@
 //	configurations.go    which configuration is in force, with the log and back
 //	membership_change.go  the rules of changing it: one voter at once, or a joint phase
 //	leadership_transfer.go  a successor on request
+//	read.go              reads without the log: rounds of heartbeats
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that
+//	read_waiters.go      who waits for reads, many for one round
+//	reading.go           what users call to read
 //	recovery.go          the way back from the loss of a majority
 //	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log

@@ -312,7 +312,10 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 	if p := c.peer(e.from); p != nil {
 		p.contact, p.trouble = now, ""
-		p.retryAt = now // it is reachable: what was lost can be tried again
+		p.answered = max(p.answered, min(e.response.Round, c.round))
+		if c.readRound == 0 || e.response.Round != c.readRound { // of these there may be thousands in a second
+			p.retryAt = now // it is reachable: what was lost can be tried again
+		}
 		p.knows = p.farewell > 0 && e.response.Round >= p.farewell
 	}
 }

@@ -20,8 +20,9 @@ var (
 	ErrNotLeader error = &notAccepted{"raft: not the leader"}
 
 	// ErrOverloaded is returned by ProposeAsync when the queue of proposals
-	// holds MaxPendingBytes already. Propose waits instead.
-	ErrOverloaded error = &notAccepted{"raft: overloaded: the queue of proposals is full"}
+	// holds MaxPendingBytes already, where Propose waits instead, and by ReadIndex
+	// when too many reads wait.
+	ErrOverloaded error = &notAccepted{"raft: overloaded: too many calls wait"}
 
 	// ErrTooLarge is returned for a command of more than MaxCommandBytes.
 	ErrTooLarge error = &notAccepted{"raft: command too large"}

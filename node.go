@@ -34,7 +34,8 @@ type Node struct {
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
 	// the channels of a bubble of testing/synctest must not leave it.
-	pool sync.Pool
+	pool    sync.Pool
+	readers sync.Pool // the same for reads
 
 	mu       sync.Mutex // guards what follows
 	ran      bool
@@ -72,8 +73,8 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
 		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
-		pool:  sync.Pool{New: newWaiter},
-		last:  Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
+		pool:  sync.Pool{New: newWaiter}, readers: sync.Pool{New: newReadCall},
+		last: Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
 	}, nil
 }
 
@@ -662,6 +663,8 @@ func waiterOf(event any) func(Index, error) {
 	case catchUpWanted:
 		return e.done
 	case transferWanted:
+		return e.done
+	case *readWait:
 		return e.done
 	default:
 		return nil

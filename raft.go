@@ -97,6 +97,7 @@ type core struct {
 
 	heartbeatDue time.Duration // leader: when the next round starts
 	round        uint64        // leader: counts rounds of heartbeats
+	readRound    uint64        // the last round that reads have asked for
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
 	handoverEnd  string        // why the last one failed
@@ -332,6 +333,8 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleTimeoutNow(now, e)
 	case timeoutNowAnswered:
 		c.handleTimeoutNowAnswer(now, e)
+	case roundWanted:
+		c.startRound(now)
 	default:
 		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
 	}
@@ -602,7 +605,7 @@ func (c *core) hash() uint64 {
 	text(string(c.leader))
 	text(c.leaderAddress)
 	flag(c.heardLeader)
-	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
+	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round, c.readRound)
 	for _, id := range sortedKeys(c.ballots) {
 		text(string(id))
 		flag(c.ballots[id].granted)

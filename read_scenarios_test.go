@@ -1,0 +1,223 @@
+package raft
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Reads that do not go through the log (thesis §6.4): see R and LS in
+// testdata/scenarios.md.
+
+// readIndex begins a read at a node.
+func (r *rig) readIndex(id NodeID) *decision {
+	o := new(decision)
+	r.do(id, &readWait{done: o.end(r.t)})
+	return o
+}
+
+// answerRound answers a leader's round of heartbeats for a puppet.
+func (r *rig) answerRound(leader, follower NodeID, round uint64) {
+	term := r.core(leader).currentTerm
+	r.do(leader, heartbeatAnswered{follower, term, &HeartbeatResponse{Term: term, Round: round, Incarnation: r.nodes[follower].incarnation}, nil})
+}
+
+// requireIdle requires that nobody waits for a read, and that nothing is kept of those
+// who did.
+func (r *rig) requireIdle(id NodeID) {
+	reads := r.node(id).driver.reads
+	require.Zero(r.t, reads.count)
+	require.Empty(r.t, reads.batches)
+	require.Empty(r.t, reads.applies)
+	require.Empty(r.t, reads.left)
+}
+
+// settledLeader returns a rig in which b leads two puppets, a and c, and has committed an
+// entry of its own.
+func settledLeader(t *testing.T) *rig {
+	r := leading(t, at{log: "1 1 2", term: 2, commit: 1})
+	r.settle()
+	r.acknowledge("b", "a", 4)
+	r.settle()
+	require.Equal(t, Index(4), r.core("b").commitIndex)
+	r.take("b", "a")
+	r.take("b", "c")
+	return r
+}
+
+// R1: what is committed is known to a new leader once an entry of its own is.
+func TestR1NewLeaderWaitsForItsFirstCommit(t *testing.T) {
+	r := leading(t, at{log: "1 1 2", term: 2, commit: 1})
+	r.settle()
+	o := r.readIndex("b")
+	r.answerRound("b", "a", r.core("b").round)
+	r.answerRound("b", "c", r.core("b").round)
+	require.False(t, o.ended, "entry 3 may have been acknowledged")
+	r.acknowledge("b", "a", 4)
+	r.settle()
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Equal(t, Index(4), o.index)
+	r.requireIdle("b")
+}
+
+// R2: a leader that others have replaced does not answer, ever.
+func TestR2PartitionedLeaderDoesNotAnswer(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.isolate("a")
+	r.quiet()
+	for _, p := range r.core("a").peers {
+		p.contact = r.now // else it would step down by its clock alone
+	}
+	r.timeOut("b")
+	r.settle()
+	require.Equal(t, Leader, r.core("b").role)
+	written := r.propose("b", "x=2")[0]
+	r.settle()
+	require.NoError(t, written.err)
+	require.Equal(t, Leader, r.core("a").role)
+	o := r.readIndex("a")
+	r.pass(wait / 2)
+	require.False(t, o.ended)
+	r.pass(wait)
+	require.True(t, o.ended)
+	require.ErrorIs(t, o.err, ErrNotLeader)
+	r.heal()
+	r.requireHealthy()
+	r.requireIdle("a")
+}
+
+// R3: rounds that began before a read say nothing about what was committed before it.
+func TestR3OlderRoundsConfirmNothing(t *testing.T) {
+	r := settledLeader(t)
+	r.now += beat
+	r.do("b")
+	before := r.core("b").round
+	o := r.readIndex("b")
+	require.Equal(t, before+1, r.core("b").round, "the read does not wait for the next interval")
+	r.answerRound("b", "a", before)
+	r.answerRound("b", "c", before)
+	require.False(t, o.ended)
+	r.answerRound("b", "c", before+1)
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+}
+
+// R3: many reads share a round, and those that come while one is under way the next.
+func TestR3ReadsShareRounds(t *testing.T) {
+	r := settledLeader(t)
+	var first, second []*decision
+	for range 3 {
+		first = append(first, r.readIndex("b"))
+	}
+	require.Len(t, mail[*Heartbeat](r, "b", "a"), 1)
+	one := r.core("b").round
+	r.answerRound("b", "a", one)
+	require.True(t, first[0].ended)
+	require.False(t, first[1].ended, "it came after the round had begun")
+	require.Len(t, mail[*Heartbeat](r, "b", "a"), 1, "the others share the next")
+	second = append(second, r.readIndex("b"))
+	require.Empty(t, mail[*Heartbeat](r, "b", "a"))
+	r.answerRound("b", "c", one+1)
+	require.True(t, first[1].ended && first[2].ended)
+	require.False(t, second[0].ended)
+	r.answerRound("b", "c", one+2)
+	require.True(t, second[0].ended)
+	require.Nil(t, r.node("b").saving, "nothing is written for a read")
+	r.requireIdle("b")
+}
+
+// R3: a round that was lost is made good by the next heartbeats.
+func TestR3LostRound(t *testing.T) {
+	r := settledLeader(t)
+	one := r.readIndex("b")
+	two := r.readIndex("b")
+	r.take("b", "a")
+	r.take("b", "c")
+	r.now += beat
+	r.do("b")
+	round := mail[*Heartbeat](r, "b", "a")[0].Round
+	r.answerRound("b", "a", round)
+	require.True(t, one.ended && two.ended)
+	r.requireIdle("b")
+}
+
+// R3: whoever is the only voter asks nobody.
+func TestR3OnlyVoterAnswersAtOnce(t *testing.T) {
+	r := withJoiners(t, "a", "b")
+	r.change("a", 0, r.addsLearner("b"))
+	r.settle()
+	r.isolate("b")
+	round := r.core("a").round
+	o := r.readIndex("a")
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Equal(t, round, r.core("a").round)
+}
+
+// M6: in a joint phase both halves must say that nobody else leads.
+func TestM6ReadsNeedBothHalves(t *testing.T) {
+	r := withJoiners(t, "a b c", "d e")
+	r.part("a b c", "d e")
+	r.change("a", 0, r.adds("d"), r.adds("e"), removes("b"), removes("c"))
+	r.settle()
+	require.True(t, r.core("a").configuration.isJoint())
+	o := r.readIndex("a")
+	r.settle()
+	require.Equal(t, r.core("a").round, r.core("a").peer("b").answered)
+	require.False(t, o.ended)
+	r.heal()
+	r.pass(2 * beat)
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+}
+
+// R6: a read that is confirmed waits until the state machine has come so far.
+func TestR6ReadsWaitForTheStateMachine(t *testing.T) {
+	r := settledLeader(t)
+	r.node("b").slow = true
+	r.propose("b", "x", "y")
+	r.settle()
+	r.acknowledge("b", "a", 6)
+	require.Equal(t, Index(4), r.node("b").driver.applied)
+	o := r.readIndex("b")
+	r.answerRound("b", "a", r.core("b").round)
+	require.False(t, o.ended)
+	r.apply("b")
+	require.True(t, o.ended)
+	require.Equal(t, Index(6), o.index)
+	require.Equal(t, []string{"2@1", "3@2", "x", "y"}, r.node("b").machine.commands)
+	r.requireIdle("b")
+}
+
+// R7: reads that wait are bounded, and end with leadership; those whose callers have
+// left are forgotten.
+func TestR7WaitingReadsAreBounded(t *testing.T) {
+	r := settledLeader(t)
+	var events []any
+	overloaded, lost := 0, 0
+	for i := range maxReads + 10 {
+		events = append(events, &readWait{done: func(_ Index, err error) {
+			if i < maxReads {
+				require.ErrorIs(t, err, ErrNotLeader)
+				lost++
+			} else {
+				require.ErrorIs(t, err, ErrOverloaded)
+				overloaded++
+			}
+		}})
+	}
+	r.do("b", events...)
+	require.Equal(t, 10, overloaded)
+	require.Equal(t, maxReads, r.node("b").driver.reads.count)
+	for i := range 100 {
+		r.do("b", readLeft{events[i].(*readWait)})
+	}
+	require.Equal(t, maxReads-100, r.node("b").driver.reads.count)
+	r.now += wait
+	r.do("b")
+	require.Equal(t, Follower, r.core("b").role)
+	require.Equal(t, maxReads-100, lost)
+	r.requireIdle("b")
+}

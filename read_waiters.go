@@ -1,0 +1,217 @@
+package raft
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Reads: the driver's part, which knows who waits for them. Many share one round of
+// heartbeats: while one is under way the next batch gathers.
+
+// readWait is somebody who waits for a read. As an event it is the wish to read.
+type readWait struct {
+	done func(Index, error)
+}
+
+// readLeft: somebody does not wait for a read any more.
+type readLeft struct{ wait *readWait }
+
+// readBatch are reads that one round confirms.
+type readBatch struct {
+	round   uint64 // the first that does
+	index   Index  // what they have to see; 0: what is committed once the leader knows
+	waiting []*readWait
+}
+
+// appliedWait waits until this node has applied an entry.
+type appliedWait struct {
+	index Index
+	wait  *readWait
+}
+
+// reads is what a driver knows of the reads that wait.
+type reads struct {
+	term    Term        // in which the batches are asked about, of leader
+	leader  NodeID      // likewise
+	batches []readBatch // in order of their rounds; only the last may not have begun
+	applies []appliedWait
+	count   int // of all who wait
+	left    map[*readWait]bool
+}
+
+// maxReads bounds the reads that wait.
+const maxReads = 1 << 16
+
+// handleRead begins a read.
+func (d *driver) handleRead(w *readWait) {
+	c := d.core
+	d.endStaleReads()
+	switch {
+	case d.reads.count >= maxReads:
+		d.endWait(w.done, 0, fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads))
+	case c.role != Leader:
+		d.endWait(w.done, 0, d.notLeader())
+	default:
+		d.gather(w)
+	}
+}
+
+// gather adds a read to the batch that has not begun.
+func (d *driver) gather(w *readWait) {
+	c, r := d.core, &d.reads
+	index, known := c.readIndex()
+	if !known {
+		index = 0
+	}
+	if n := len(r.batches); n == 0 || r.batches[n-1].round <= c.round {
+		r.term, r.leader = c.currentTerm, c.leader
+		r.batches = append(r.batches, readBatch{round: c.round + 1})
+	}
+	b := &r.batches[len(r.batches)-1]
+	b.index = index // what was committed since the first one came is not too much
+	b.waiting = append(b.waiting, w)
+	r.count++
+}
+
+// settleReads ends the reads that events have decided, and goes on with those that
+// gather.
+func (d *driver) settleReads(now time.Duration) {
+	d.endStaleReads()
+	d.forgetLeft()
+	if d.core.role == Leader {
+		d.settleRounds(now)
+	}
+	d.settleApplied()
+}
+
+// settleRounds goes on with the reads of a leader.
+func (d *driver) settleRounds(now time.Duration) {
+	c, r := d.core, &d.reads
+	if len(r.batches) == 0 {
+		return
+	}
+	confirmed := c.confirmedRound()
+	for len(r.batches) > 0 && r.batches[0].round <= confirmed {
+		index, known := c.readIndex()
+		if !known {
+			return
+		}
+		b := r.batches[0]
+		r.batches = slices.Delete(r.batches, 0, 1)
+		d.confirm(b, cmp.Or(b.index, index))
+	}
+	if len(r.batches) == 1 && r.batches[0].round > c.round {
+		d.step(now, roundWanted{})
+	}
+}
+
+// confirm lets reads go on that have to see what is committed up to an index: they wait
+// until it is applied here.
+func (d *driver) confirm(b readBatch, index Index) {
+	for _, w := range b.waiting {
+		d.reads.count--
+		d.awaitApplied(w, index)
+	}
+}
+
+// awaitApplied ends a read once this node has applied an entry.
+func (d *driver) awaitApplied(w *readWait, index Index) {
+	r := &d.reads
+	if index <= d.applied {
+		d.endWait(w.done, d.applied, nil)
+		return
+	}
+	at, _ := slices.BinarySearchFunc(r.applies, index+1, func(a appliedWait, index Index) int { return cmp.Compare(a.index, index) })
+	r.applies = slices.Insert(r.applies, at, appliedWait{index, w})
+	r.count++
+}
+
+// settleApplied ends the reads that have waited for what is applied by now.
+func (d *driver) settleApplied() {
+	r := &d.reads
+	ready := 0
+	for ready < len(r.applies) && r.applies[ready].index <= d.applied {
+		d.endWait(r.applies[ready].wait.done, d.applied, nil)
+		ready++
+	}
+	r.applies = slices.Delete(r.applies, 0, ready)
+	r.count -= ready
+}
+
+// endStaleReads ends the reads that another leader was to confirm, or this one in
+// another term.
+func (d *driver) endStaleReads() {
+	c, r := d.core, &d.reads
+	if len(r.batches) > 0 && (r.term != c.currentTerm || r.leader != c.leader) {
+		d.endUnconfirmed(d.notLeader())
+	}
+}
+
+func (d *driver) endUnconfirmed(err error) {
+	r := &d.reads
+	for _, b := range r.batches {
+		for _, w := range b.waiting {
+			d.endWait(w.done, 0, err)
+			r.count--
+		}
+	}
+	r.batches = nil
+}
+
+// endReads ends all reads of a node that stops.
+func (d *driver) endReads(err error) {
+	d.endUnconfirmed(err)
+	for _, a := range d.reads.applies {
+		d.endWait(a.wait.done, 0, err)
+	}
+	d.reads.applies, d.reads.count = nil, 0
+}
+
+func (d *driver) handleReadLeft(e readLeft) {
+	if d.reads.left == nil {
+		d.reads.left = map[*readWait]bool{}
+	}
+	d.reads.left[e.wait] = true
+}
+
+// forgetLeft forgets those who do not wait any more, all together: many may leave at the
+// same moment.
+func (d *driver) forgetLeft() {
+	r := &d.reads
+	if len(r.left) == 0 {
+		return
+	}
+	hasLeft := func(w *readWait) bool { return r.left[w] }
+	for i, b := range r.batches {
+		r.batches[i].waiting = slices.DeleteFunc(b.waiting, hasLeft)
+		r.count -= len(b.waiting) - len(r.batches[i].waiting)
+	}
+	r.batches = slices.DeleteFunc(r.batches, func(b readBatch) bool { return len(b.waiting) == 0 })
+	waiting := len(r.applies)
+	r.applies = slices.DeleteFunc(r.applies, func(a appliedWait) bool { return hasLeft(a.wait) })
+	r.count -= waiting - len(r.applies)
+	r.left = nil
+}
+
+// clone returns an independent copy, but for those who wait.
+func (r reads) clone() reads {
+	r.batches, r.applies = slices.Clone(r.batches), slices.Clone(r.applies)
+	for i := range r.batches {
+		r.batches[i].waiting = slices.Clone(r.batches[i].waiting)
+	}
+	return r
+}
+
+// words lists the state for a digest.
+func (r reads) words() []any {
+	words := []any{r.term, r.leader, r.count}
+	for _, b := range r.batches {
+		words = append(words, b.round, b.index, len(b.waiting))
+	}
+	for _, a := range r.applies {
+		words = append(words, a.index)
+	}
+	return words
+}
