@@ -318,7 +318,7 @@
 //	configurations.go    which configuration is in force, with the log and back
 //	membership_change.go  the rules of changing it: one voter at once, or a joint phase
 //	leadership_transfer.go  a successor on request
-//	read.go              reads without the log: rounds of heartbeats
+//	read.go              reads without the log: rounds of heartbeats, leases
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that

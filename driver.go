@@ -233,7 +233,7 @@ func (d *driver) admit(now time.Duration, event any) {
 	case transferWanted:
 		d.handleTransferWanted(now, e)
 	case *readWait:
-		d.handleRead(e)
+		d.handleRead(now, e)
 	case readLeft:
 		d.handleReadLeft(e)
 	case timeoutNowArrived:

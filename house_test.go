@@ -340,8 +340,9 @@ func scenarios() []string {
 		W1 W3 W4 W6
 		A1 A2 A3 A5 A6 A7 A8 A11
 		R1 R2 R3 R6 R7
+		LS1 LS2 LS5
 		M1 M2 M3 M4 M5 M6 M10 M11 M13 M14 M16
-		T1 T4 T5
+		T1 T3 T4 T5
 		F1 F2 F4 F5 F6 F7
 		N1 N2 N3 N4 N6 N8 N10
 		V1`)

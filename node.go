@@ -512,6 +512,7 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 		id: n.config.ID, address: n.config.Address,
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: n.config.HeartbeatInterval, electionTimeout: n.config.ElectionTimeout,
+		lease:          n.config.lease(),
 		diskStallLimit: n.config.DiskStallLimit, maxBatchBytes: n.config.MaxBatchBytes,
 		maxInflightBytes: n.config.MaxInflightBytes, maxInflightMessages: n.config.MaxInflightMessages,
 		snapshotRate: n.config.SnapshotRate, chunkBytes: 256 << 10, join: n.config.Join,

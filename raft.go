@@ -98,6 +98,7 @@ type core struct {
 	heartbeatDue time.Duration // leader: when the next round starts
 	round        uint64        // leader: counts rounds of heartbeats
 	readRound    uint64        // the last round that reads have asked for
+	lease        lease         // leader: the right to answer reads by the clock
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
 	handoverEnd  string        // why the last one failed
@@ -115,6 +116,7 @@ type coreSettings struct {
 	incarnation         uint64
 	heartbeatInterval   time.Duration
 	electionTimeout     time.Duration
+	lease               time.Duration // how long a leader answers reads by its clock; 0: never
 	diskStallLimit      time.Duration
 	maxBatchBytes       int
 	maxInflightBytes    int
@@ -417,7 +419,7 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 		c.depart()
 	}
 	c.role = Follower
-	c.peers, c.handover = nil, nil
+	c.peers, c.handover, c.lease = nil, nil, lease{}
 	clear(c.ballots)
 	if wasLeader {
 		c.electionDeadline = now + c.drawElectionWait()
@@ -618,7 +620,8 @@ func (c *core) hash() uint64 {
 		text(string(h.to))
 		number(uint64(h.deadline), bit(h.sent))
 	}
-	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged))
+	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged), c.reconfigured)
+	number(bit(c.lease.held), uint64(c.lease.since), c.lease.round, uint64(c.lease.sent), c.lease.under, bit(c.lease.void))
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum64()

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -220,4 +221,172 @@ func TestR7WaitingReadsAreBounded(t *testing.T) {
 	require.Equal(t, Follower, r.core("b").role)
 	require.Equal(t, maxReads-100, lost)
 	r.requireIdle("b")
+}
+
+// leasing returns what settledLeader does, with leases.
+func leasing(t *testing.T) *rig {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	r.startAt("b", at{log: "1 1 2", term: 2, commit: 1})
+	r.crown("b")
+	r.settle()
+	r.acknowledge("b", "a", 4)
+	r.settle()
+	r.take("b", "a")
+	r.take("b", "c")
+	return r
+}
+
+// withLease has a leader answer by its clock, which may differ by a tenth.
+func withLease(s *coreSettings) { s.lease = s.electionTimeout * 9 / 10 }
+
+// quietRound answers a round for a puppet that keeps its quiet.
+func (r *rig) quietRound(leader, follower NodeID, round uint64, quiet time.Duration) {
+	term := r.core(leader).currentTerm
+	r.do(leader, heartbeatAnswered{follower, term, &HeartbeatResponse{Term: term, Round: round, Incarnation: r.nodes[follower].incarnation, Quiet: uint64(quiet)}, nil})
+}
+
+// requireLease requires that a read is answered at once, or that it is not.
+func (r *rig) requireLease(id NodeID, held bool, why string) {
+	r.t.Helper()
+	round := r.core(id).round
+	o := r.readIndex(id)
+	require.Equal(r.t, held, o.ended, why)
+	if held {
+		require.NoError(r.t, o.err)
+		require.Equal(r.t, round, r.core(id).round, "nobody is asked")
+	}
+}
+
+// LS1: the lease counts from when the round was sent, however late the answer is.
+func TestLS1LeaseCountsFromTheSending(t *testing.T) {
+	r := leasing(t)
+	sent, round := r.now, r.core("b").round
+	r.now += wait * 8 / 10
+	r.quietRound("b", "a", round, wait)
+	r.requireLease("b", true, "the answer has come in time")
+	r.now = sent + wait*9/10 - 1
+	r.requireLease("b", true, "it still holds")
+	r.now++
+	r.requireLease("b", false, "the followers' quiet may be over for a clock that is fast")
+}
+
+// LS2: a leader that stood still finds a read before it has heard any time pass.
+func TestLS2FrozenLeaderDoesNotAnswer(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.pass(2 * beat)
+	r.requireLease("a", true, "all have answered")
+	r.node("a").frozen = true
+	r.passUntil(10*wait, "another leader", func() bool { return r.leader() != "a" })
+	require.NoError(t, r.propose(r.leader(), "x=2")[0].err)
+	r.settle()
+	r.node("a").frozen = false
+	o := r.readIndex("a")
+	require.ErrorIs(t, o.err, ErrNotLeader, "its own clock says that no majority was in contact")
+	r.requireHealthy()
+}
+
+// LS2: the same, and the clock of the leadership has not run out: a read is not answered
+// by the lease, whatever else the leader believes.
+func TestLS2LeaseEndsBeforeTheLeadership(t *testing.T) {
+	r := leasing(t)
+	round := r.core("b").round
+	r.quietRound("b", "a", round, wait)
+	r.now += wait * 9 / 10
+	o := r.readIndex("b")
+	require.Equal(t, Leader, r.core("b").role)
+	require.False(t, o.ended)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	require.True(t, o.ended, "it goes on as without a lease")
+	require.NoError(t, o.err)
+	r.requireLease("b", true, "and the lease is renewed")
+}
+
+// LS5: whoever keeps quiet for a shorter time than the leader relies on does not count.
+func TestLS5ShorterQuietDoesNotCount(t *testing.T) {
+	r := leasing(t)
+	round := r.core("b").round
+	r.quietRound("b", "a", round, wait-1)
+	r.requireLease("b", false, "a is quiet for less than the leader thinks")
+	r.quietRound("b", "c", round, wait)
+	r.requireLease("b", true, "c is a majority with the leader")
+}
+
+// LS5: however the others' clocks run, within the bound, none of them votes while a
+// leader that cannot be heard any more has its lease. A follower's clock is that of the
+// whole rig here, and the leader's is the slower one.
+func TestLS5NobodyVotesDuringALease(t *testing.T) {
+	r := leasing(t)
+	r.startAt("a", at{log: "1 1 2", term: 3, commit: 1})
+	heard := r.now
+	r.askHeartbeat("b", "a", Heartbeat{Term: 3, Round: 1})
+	for _, preVote := range []bool{true, false} {
+		r.now = heard + wait - 1 // 0.9 of that for the leader
+		require.False(t, r.askVote("c", "a", VoteRequest{Term: 4, LastLogIndex: 9, LastLogTerm: 3, PreVote: preVote}).VoteGranted)
+	}
+	// The answer to a pre-vote of before comes late, and shows a later term.
+	r.do("a", voteAnswered{"c", 4, true, &VoteResponse{Term: 6, PreVote: true, Incarnation: r.node("c").incarnation}, nil})
+	require.Equal(t, Term(6), r.core("a").currentTerm)
+	require.False(t, r.askVote("c", "a", VoteRequest{Term: 7, LastLogIndex: 9, LastLogTerm: 3}).VoteGranted, "it has promised its quiet")
+	r.now++
+	require.True(t, r.askVote("c", "a", VoteRequest{Term: 7, LastLogIndex: 9, LastLogTerm: 3}).VoteGranted)
+}
+
+// R1 with a lease: it is no right before an entry of the own term is committed.
+func TestR1NoLeaseBeforeTheFirstCommit(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	r.startAt("b", at{log: "1 1 2", term: 2, commit: 1})
+	r.crown("b")
+	r.settle()
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.requireLease("b", false, "entry 3 may have been acknowledged")
+	r.acknowledge("b", "a", 4)
+	r.settle()
+	r.requireLease("b", true, "the round has been answered")
+}
+
+// T3: from the moment when a successor is asked to campaign there is no lease, and none
+// comes back when it does not.
+func TestT3NoLeaseOnceASuccessorIsAsked(t *testing.T) {
+	r := leasing(t)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.transfer("b", "c")
+	r.requireLease("b", true, "c lacks an entry, and is not asked yet")
+	r.acknowledge("b", "c", 4)
+	require.Len(t, mail[*TimeoutNow](r, "b", "c"), 1)
+	r.requireLease("b", false, "c may win at once")
+	r.do("b", timeoutNowAnswered{"c", 3, &TimeoutNowResponse{Term: 3, Incarnation: r.node("c").incarnation}, nil})
+	require.Equal(t, Leader, r.core("b").role)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.requireLease("b", false, "the request may still be on its way")
+}
+
+// M6: a lease of one half of a joint configuration is none, and what was answered under
+// another configuration does not count.
+func TestM6LeaseNeedsBothHalves(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	r.addJoiners("d e")
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.pass(2 * beat)
+	r.requireLease("a", true, "b and c have answered")
+	r.part("a b c", "d e")
+	r.change("a", 0, r.adds("d"), r.adds("e"), removes("b"), removes("c"))
+	r.settle()
+	require.True(t, r.core("a").configuration.isJoint())
+	r.requireLease("a", false, "others count now")
+	r.pass(2 * beat)
+	r.requireLease("a", false, "one half has answered")
+	r.heal()
+	r.pass(4 * beat)
+	require.False(t, r.core("a").configuration.isJoint())
 }

@@ -45,7 +45,7 @@ type reads struct {
 const maxReads = 1 << 16
 
 // handleRead begins a read.
-func (d *driver) handleRead(w *readWait) {
+func (d *driver) handleRead(now time.Duration, w *readWait) {
 	c := d.core
 	d.endStaleReads()
 	switch {
@@ -53,6 +53,8 @@ func (d *driver) handleRead(w *readWait) {
 		d.endWait(w.done, 0, fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads))
 	case c.role != Leader:
 		d.endWait(w.done, 0, d.notLeader())
+	case c.holdsLease(now):
+		d.awaitApplied(w, c.commitIndex)
 	default:
 		d.gather(w)
 	}
