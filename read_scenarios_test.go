@@ -390,3 +390,65 @@ func TestM6LeaseNeedsBothHalves(t *testing.T) {
 	r.pass(4 * beat)
 	require.False(t, r.core("a").configuration.isJoint())
 }
+
+// readAs begins a read with options at a node.
+func (r *rig) readAs(id NodeID, options ReadOptions) *decision {
+	o := new(decision)
+	r.do(id, &readWait{options: options, done: o.end(r.t)})
+	return o
+}
+
+// A local read asks nobody, and with an index waits until that is applied.
+func TestLocalReads(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.isolate("c")
+	written := r.propose("a", "x")[0]
+	r.settle()
+	index := written.result.Index
+	require.NotZero(t, index)
+	o := r.readAs("c", ReadOptions{Level: ReadLocal})
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Equal(t, index-1, o.index, "it may miss what others have")
+	o = r.readAs("c", ReadOptions{Level: ReadLocal, MinIndex: index})
+	require.False(t, o.ended)
+	r.heal()
+	r.pass(2 * beat)
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.GreaterOrEqual(t, o.index, index)
+	r.requireIdle("c")
+}
+
+// With a bound on its staleness a read is good as long as the last one that was
+// confirmed is not older, and waits until what that had to see is applied.
+func TestReadsOfBoundedStaleness(t *testing.T) {
+	r := settledLeader(t)
+	bounded := ReadOptions{MaxStaleness: beat}
+	o := r.readAs("b", bounded)
+	require.False(t, o.ended, "nothing is known yet")
+	r.now += beat / 4
+	r.answerRound("b", "a", r.core("b").round)
+	require.True(t, o.ended)
+	r.now += beat * 3 / 4
+	require.True(t, r.readAs("b", bounded).ended, "it is as good as the first, of a beat ago")
+	round := r.core("b").round
+	require.False(t, r.readAs("b", ReadOptions{}).ended)
+	require.Equal(t, round+1, r.core("b").round)
+	r.now++
+	require.False(t, r.readAs("b", bounded).ended, "the first came longer ago, if not its answer")
+	r.answerRound("b", "a", r.core("b").round)
+	require.True(t, r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: time.Hour}).ended)
+}
+
+// Who wants no clock relied on gets a round, whatever the lease says.
+func TestConfirmedReadsNeedNoLease(t *testing.T) {
+	r := leasing(t)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.requireLease("b", true, "it is held")
+	o := r.readAs("b", ReadOptions{Level: ReadConfirmed})
+	require.False(t, o.ended)
+	r.answerRound("b", "c", r.core("b").round)
+	require.True(t, o.ended)
+}

@@ -12,7 +12,8 @@ import (
 
 // readWait is somebody who waits for a read. As an event it is the wish to read.
 type readWait struct {
-	done func(Index, error)
+	options ReadOptions
+	done    func(Index, error)
 }
 
 // readLeft: somebody does not wait for a read any more.
@@ -20,9 +21,18 @@ type readLeft struct{ wait *readWait }
 
 // readBatch are reads that one round confirms.
 type readBatch struct {
-	round   uint64 // the first that does
-	index   Index  // what they have to see; 0: what is committed once the leader knows
+	round   uint64        // the first that does
+	index   Index         // what they have to see; 0: what is committed once the leader knows
+	since   time.Duration // when the first of them came
 	waiting []*readWait
+}
+
+// freshness is how far the last read that was confirmed makes this member's state good:
+// once it has applied index, it has all that was committed at a time.
+type freshness struct {
+	known bool
+	at    time.Duration
+	index Index
 }
 
 // appliedWait waits until this node has applied an entry.
@@ -39,6 +49,7 @@ type reads struct {
 	applies []appliedWait
 	count   int // of all who wait
 	left    map[*readWait]bool
+	fresh   freshness
 }
 
 // maxReads bounds the reads that wait.
@@ -46,22 +57,26 @@ const maxReads = 1 << 16
 
 // handleRead begins a read.
 func (d *driver) handleRead(now time.Duration, w *readWait) {
-	c := d.core
+	c, r, o := d.core, &d.reads, w.options
 	d.endStaleReads()
 	switch {
-	case d.reads.count >= maxReads:
+	case r.count >= maxReads:
 		d.endWait(w.done, 0, fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads))
+	case o.Level == ReadLocal:
+		d.awaitApplied(w, 0)
+	case r.fresh.known && o.MaxStaleness > 0 && now-r.fresh.at <= o.MaxStaleness:
+		d.awaitApplied(w, r.fresh.index)
 	case c.role != Leader:
 		d.endWait(w.done, 0, d.notLeader())
-	case c.holdsLease(now):
-		d.awaitApplied(w, c.commitIndex)
+	case o.Level == ReadLinearizable && c.holdsLease(now):
+		d.confirm(readBatch{since: now, waiting: []*readWait{w}}, c.commitIndex)
 	default:
-		d.gather(w)
+		d.gather(now, w)
 	}
 }
 
 // gather adds a read to the batch that has not begun.
-func (d *driver) gather(w *readWait) {
+func (d *driver) gather(now time.Duration, w *readWait) {
 	c, r := d.core, &d.reads
 	index, known := c.readIndex()
 	if !known {
@@ -69,7 +84,7 @@ func (d *driver) gather(w *readWait) {
 	}
 	if n := len(r.batches); n == 0 || r.batches[n-1].round <= c.round {
 		r.term, r.leader = c.currentTerm, c.leader
-		r.batches = append(r.batches, readBatch{round: c.round + 1})
+		r.batches = append(r.batches, readBatch{round: c.round + 1, since: now})
 	}
 	b := &r.batches[len(r.batches)-1]
 	b.index = index // what was committed since the first one came is not too much
@@ -102,6 +117,7 @@ func (d *driver) settleRounds(now time.Duration) {
 		}
 		b := r.batches[0]
 		r.batches = slices.Delete(r.batches, 0, 1)
+		r.count -= len(b.waiting)
 		d.confirm(b, cmp.Or(b.index, index))
 	}
 	if len(r.batches) == 1 && r.batches[0].round > c.round {
@@ -112,15 +128,19 @@ func (d *driver) settleRounds(now time.Duration) {
 // confirm lets reads go on that have to see what is committed up to an index: they wait
 // until it is applied here.
 func (d *driver) confirm(b readBatch, index Index) {
+	if f := &d.reads.fresh; !f.known || b.since > f.at {
+		*f = freshness{true, b.since, index}
+	}
 	for _, w := range b.waiting {
-		d.reads.count--
 		d.awaitApplied(w, index)
 	}
 }
 
-// awaitApplied ends a read once this node has applied an entry.
+// awaitApplied ends a read once this node has applied an entry, and the one that the
+// reader names.
 func (d *driver) awaitApplied(w *readWait, index Index) {
 	r := &d.reads
+	index = max(index, w.options.MinIndex)
 	if index <= d.applied {
 		d.endWait(w.done, d.applied, nil)
 		return
@@ -208,9 +228,9 @@ func (r reads) clone() reads {
 
 // words lists the state for a digest.
 func (r reads) words() []any {
-	words := []any{r.term, r.leader, r.count}
+	words := []any{r.term, r.leader, r.count, r.fresh}
 	for _, b := range r.batches {
-		words = append(words, b.round, b.index, len(b.waiting))
+		words = append(words, b.round, b.index, b.since, len(b.waiting))
 	}
 	for _, a := range r.applies {
 		words = append(words, a.index)
