@@ -65,6 +65,10 @@ type Config struct {
 	// least 3 heartbeats; default 500 ms.
 	ElectionTimeout time.Duration
 
+	// ForwardProposals has Propose on a member that does not lead send the command on to
+	// the leader, once. ProposeAsync never does.
+	ForwardProposals bool
+
 	// LeaseReads has a leader answer reads by its clock, without asking anybody, for a
 	// while after a majority has answered a heartbeat: those who have refuse votes to
 	// others for an ElectionTimeout, and MaxClockDrift less than that is relied on.

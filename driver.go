@@ -236,6 +236,12 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.handleRead(now, e)
 	case readLeft:
 		d.handleReadLeft(e)
+	case forwardArrived:
+		if d.isAdmitted(now, e.request.Header, nil, e.respond, event) {
+			d.handleForward(now, e)
+		}
+	case forwardAnswered:
+		d.handleForwardAnswer(e)
 	case timeoutNowArrived:
 		d.admitRequest(now, e.request.Header, nil, e.respond, event)
 	case failed:
@@ -279,9 +285,16 @@ func (d *driver) settle() {
 	}
 }
 
-// admitRequest refuses a request that is not meant for this node, or whose
-// sender is not who it seems to be.
+// admitRequest passes a request on to the core that isAdmitted.
 func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
+	if d.isAdmitted(now, h, invalid, respond, event) {
+		d.step(now, event)
+	}
+}
+
+// isAdmitted refuses a request that is not meant for this node, or whose sender is not
+// who it seems to be.
+func (d *driver) isAdmitted(now time.Duration, h Header, invalid error, respond responder, event any) bool {
 	d.adoptFingerprint(h, event)
 	err := d.checkHeader(h, event)
 	if err == nil {
@@ -291,10 +304,10 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 		d.work.replies = append(d.work.replies, reply{respond: respond, response: err})
 		d.refused++
 		d.reject(now, h.From, err)
-		return
+		return false
 	}
 	d.accept(h.From)
-	d.step(now, event)
+	return true
 }
 
 // adoptFingerprint has a node that waits to be added take the cluster's fingerprint

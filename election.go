@@ -229,6 +229,9 @@ func (r VoteRefusal) reason(leader NodeID) string {
 	case RefusalStaleTerm:
 		return "it is in a later term"
 	case RefusalHasLeader:
+		if leader == "" {
+			return "it heard from a leader not long ago"
+		}
 		return fmt.Sprintf("it hears from a leader, %s", leader)
 	case RefusalVoted:
 		return "it voted for another candidate"

@@ -281,17 +281,17 @@ func codeOnWire(n uint64) ErrorCode {
 // CodeOf returns the code of err: CodeOK for nil, CodeInternal for an error
 // without a code. For transports: [RemoteError] is its way back.
 func CodeOf(err error) ErrorCode {
-	if err == nil {
+	var apply *ApplyError
+	switch {
+	case err == nil:
 		return CodeOK
+	case errors.As(err, &apply): // whatever it is that the state machine has returned
+		return CodeApply
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.sentinel) {
 			return c.code
 		}
-	}
-	var apply *ApplyError
-	if errors.As(err, &apply) {
-		return CodeApply
 	}
 	return CodeInternal
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,7 +31,8 @@ type Node struct {
 	stop      chan struct{} // closed by Stop
 	done      chan struct{} // closed at the end of Run
 
-	storage Storage // set by Run before anything else uses it
+	storage  Storage                // set by Run before anything else uses it
+	identity atomic.Pointer[Header] // of requests that callers' goroutines send; set by Run, and by the loop
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
 	// the channels of a bubble of testing/synctest must not leave it.
@@ -155,7 +157,21 @@ func (n *Node) Err() error {
 // if ctx ended while the command waited in the queue. [*OutcomeUnknownError]
 // says that it may be applied or not. [*ApplyError] says that it was applied
 // and refused by the state machine.
+//
+// With Config.ForwardProposals a member that does not lead sends the command on to the
+// leader, once, and all of that holds there: [ErrUnreachable] is one more error that says
+// that the command is not in the log.
 func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
+	result, err := n.proposeHere(ctx, command)
+	var elsewhere *NotLeaderError
+	if n.config.ForwardProposals && errors.As(err, &elsewhere) && elsewhere.Leader != "" {
+		return n.forward(ctx, elsewhere.Leader, command)
+	}
+	return result, err
+}
+
+// proposeHere is Propose without forwarding.
+func (n *Node) proposeHere(ctx context.Context, command []byte) (Result, error) {
 	if err := n.checkCommand(command); err != nil {
 		return Result{}, err
 	}
@@ -414,6 +430,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	start := time.Now() // of the first wait for a leader, who could not be heard before
 	c := d.core
 	n.checkAddress(c.configuration)
+	n.identify(c)
 	l := newLoop(n, d, start)
 	n.transport.UpdatePeers(c.addressBook())
 	local := Local{
@@ -430,6 +447,12 @@ func (n *Node) run(ctx context.Context) (err error) {
 	n.serving = true
 	n.mu.Unlock()
 	return l.run(ctx)
+}
+
+// identify has requests of callers' goroutines say who this node is.
+func (n *Node) identify(c *core) {
+	h := c.header("")
+	n.identity.Store(&h)
 }
 
 // checkAddress tells if peers know this node at another address than it has.
@@ -647,6 +670,8 @@ func responderOf(event any) responder {
 		return e.respond
 	case timeoutNowArrived:
 		return e.respond
+	case forwardArrived:
+		return e.respond
 	case chunkStored:
 		return e.chunk.respond
 	default:
@@ -728,11 +753,6 @@ func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*S
 // HandleTimeoutNow answers a leader that hands over. For the transport.
 func (n *Node) HandleTimeoutNow(ctx context.Context, request *TimeoutNow) (*TimeoutNowResponse, error) {
 	return await[*TimeoutNowResponse](ctx, n, func(respond responder) any { return timeoutNowArrived{request, respond} })
-}
-
-// HandleForward refuses: this version does not forward calls.
-func (n *Node) HandleForward(context.Context, *ForwardRequest) (*ForwardResponse, error) {
-	return nil, fmt.Errorf("%w: node %s does not serve forwarded calls", ErrUnsupported, n.config.ID)
 }
 
 // await posts a request for the loop and waits for its answer.

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -391,6 +392,24 @@ func TestM6LeaseNeedsBothHalves(t *testing.T) {
 	require.False(t, r.core("a").configuration.isJoint())
 }
 
+// M6: the same where nobody new is asked, so that no round begins.
+func TestM6LeaseEndsWithTheConfiguration(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.pass(2 * beat)
+	r.requireLease("a", true, "b and c have answered")
+	r.part("a", "b c")
+	round := r.core("a").round
+	r.change("a", 0, removes("b"), removes("c"))
+	require.True(t, r.core("a").configuration.isJoint())
+	require.Equal(t, round, r.core("a").round)
+	r.requireLease("a", false, "others count now")
+}
+
 // readAs begins a read with options at a node.
 func (r *rig) readAs(id NodeID, options ReadOptions) *decision {
 	o := new(decision)
@@ -411,6 +430,8 @@ func TestLocalReads(t *testing.T) {
 	require.True(t, o.ended)
 	require.NoError(t, o.err)
 	require.Equal(t, index-1, o.index, "it may miss what others have")
+	hopeless := &readWait{options: ReadOptions{Level: ReadLocal, MinIndex: math.MaxUint64}}
+	r.do("c", hopeless)
 	o = r.readAs("c", ReadOptions{Level: ReadLocal, MinIndex: index})
 	require.False(t, o.ended)
 	r.heal()
@@ -418,6 +439,7 @@ func TestLocalReads(t *testing.T) {
 	require.True(t, o.ended)
 	require.NoError(t, o.err)
 	require.GreaterOrEqual(t, o.index, index)
+	r.do("c", readLeft{hopeless})
 	r.requireIdle("c")
 }
 
@@ -451,4 +473,132 @@ func TestConfirmedReadsNeedNoLease(t *testing.T) {
 	require.False(t, o.ended)
 	r.answerRound("b", "c", r.core("b").round)
 	require.True(t, o.ended)
+}
+
+// R6: a follower asks the leader what to wait for, and waits until it has applied that;
+// so it does after a restart, before which it had applied more.
+func TestR6FollowerReadsWhatItHasApplied(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	r.node("b").slow = true
+	r.propose("a", "x")
+	r.settle()
+	o := r.readIndex("b")
+	r.settle()
+	require.False(t, o.ended, "it is confirmed, and x is not applied here")
+	r.node("b").slow = false
+	r.settle()
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Contains(t, r.node("b").machine.commands, "x")
+
+	r.restart("b")
+	r.node("b").slow = true
+	r.pass(beat)
+	o = r.readIndex("b")
+	r.settle()
+	require.False(t, o.ended)
+	r.node("b").slow = false
+	r.settle()
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Contains(t, r.node("b").machine.commands, "x")
+	r.requireIdle("a")
+	r.requireIdle("b")
+}
+
+// R3: reads of a follower share a question to the leader. One that is on its way covers
+// none that come later.
+func TestR3FollowersReadsShareQuestions(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	one := r.readIndex("b")
+	two, three := r.readIndex("b"), r.readIndex("b")
+	asked := mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1, "the others wait for the next")
+	r.propose("a", "x")
+	r.settle()
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil})
+	require.True(t, one.ended)
+	require.False(t, two.ended || three.ended)
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil}) // once more
+	require.False(t, two.ended || three.ended)
+	r.settle()
+	require.True(t, two.ended && three.ended)
+	require.Equal(t, Index(3), two.index)
+	r.requireIdle("b")
+}
+
+// R3: those who leave take nothing with them that an answer says about others.
+func TestR3ReadersThatLeave(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	first := &readWait{done: func(Index, error) { require.Fail(t, "it has left") }}
+	r.do("b", first)
+	second := r.readIndex("b")
+	r.do("b", readLeft{first})
+	asked := mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1)
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil})
+	require.False(t, second.ended, "the question left before it came")
+	r.settle()
+	require.True(t, second.ended)
+	require.NoError(t, second.err)
+	r.requireIdle("b")
+}
+
+// R2: a read of a follower of a leader that others have replaced is not confirmed, and
+// ends at once when the follower hears of another leader.
+func TestR2FollowerOfAPartitionedLeader(t *testing.T) {
+	r := newCluster(t, "a b c d e")
+	r.elect("a")
+	r.part("a b", "c d e")
+	r.quiet()
+	for _, p := range r.core("a").peers {
+		p.contact = r.now // else it would step down by its clock alone
+	}
+	r.timeOut("c")
+	r.settle()
+	require.Equal(t, Leader, r.core("c").role)
+	r.propose("c", "x=2")
+	r.settle()
+	o := r.readIndex("b")
+	r.settle()
+	require.False(t, o.ended)
+	r.heal()
+	r.part("a", "b c d e")
+	r.passUntil(10*wait, "b follows c", func() bool { return r.core("b").leader == "c" })
+	require.True(t, o.ended)
+	require.ErrorIs(t, o.err, ErrNotLeader)
+	o = r.readIndex("b")
+	r.settle()
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.Contains(t, r.node("b").machine.commands, "x=2")
+	r.heal()
+	r.requireHealthy()
+	r.requireIdle("a")
+	r.requireIdle("b")
+}
+
+// A leader that is asked by a follower answers what it would answer itself, and who does
+// not lead says who does.
+func TestForwardedReads(t *testing.T) {
+	r := settledLeader(t)
+	answer := r.ask("a", "b", &ForwardRequest{Kind: ForwardReadIndex})
+	require.False(t, answer.done)
+	r.answerRound("b", "c", r.core("b").round)
+	require.Equal(t, &ForwardResponse{Index: 4}, answerOf[*ForwardResponse](r, answer))
+	unknown := r.ask("a", "b", &ForwardRequest{Kind: 77})
+	require.ErrorIs(t, unknown.err, ErrUnsupported)
+
+	f := follower(t, at{log: "1 1", term: 2})
+	f.askHeartbeat("a", "b", Heartbeat{Term: 2, LeaderAddress: "a.example:1"})
+	response := answerOf[*ForwardResponse](f, f.ask("c", "b", &ForwardRequest{Kind: ForwardReadIndex}))
+	require.Equal(t, CodeNotLeader, response.Code)
+	require.Equal(t, NodeID("a"), response.Leader)
+	require.Equal(t, "a.example:1", response.Address)
 }
