@@ -160,7 +160,8 @@ func (n *Node) Err() error {
 //
 // With Config.ForwardProposals a member that does not lead sends the command on to the
 // leader, once, and all of that holds there: [ErrUnreachable] is one more error that says
-// that the command is not in the log.
+// that the command is not in the log. Without a deadline of ctx's the leader has 10 election
+// timeouts to answer.
 func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
 	result, err := n.proposeHere(ctx, command)
 	var elsewhere *NotLeaderError

@@ -620,8 +620,8 @@ func (c *core) hash() uint64 {
 		text(string(h.to))
 		number(uint64(h.deadline), bit(h.sent))
 	}
-	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged), c.reconfigured)
-	number(bit(c.lease.held), uint64(c.lease.since), c.lease.round, uint64(c.lease.sent), c.lease.under, bit(c.lease.void))
+	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged))
+	number(bit(c.lease.held), uint64(c.lease.since), c.lease.round, uint64(c.lease.sent), bit(c.lease.under == c.reconfigured), bit(c.lease.void))
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum64()

@@ -368,6 +368,36 @@ func TestT3NoLeaseOnceASuccessorIsAsked(t *testing.T) {
 	r.requireLease("b", false, "the request may still be on its way")
 }
 
+// T3: the successor wins and commits while the lease would still hold, and the leader
+// before has heard nothing of it.
+func TestT3SuccessorCommitsDuringTheLease(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.tune = withLease
+	for _, id := range r.ids {
+		r.start(id)
+	}
+	r.elect("a")
+	r.pass(2 * beat)
+	r.requireLease("a", true, "b and c have answered")
+	r.hold("b", "a")
+	r.transfer("a", "b")
+	r.settle()
+	require.Equal(t, Leader, r.core("b").role)
+	r.isolate("a")
+	written := r.propose("b", "x=2")[0]
+	r.settle()
+	require.True(t, written.ended)
+	require.NoError(t, written.err)
+	require.Equal(t, Leader, r.core("a").role)
+	leased, confirmed := r.readIndex("a"), r.readAs("a", ReadOptions{Level: ReadConfirmed})
+	require.False(t, leased.ended || confirmed.ended)
+	r.pass(2 * wait)
+	require.ErrorIs(t, leased.err, ErrNotLeader)
+	require.ErrorIs(t, confirmed.err, ErrNotLeader)
+	r.heal()
+	r.requireHealthy()
+}
+
 // M6: a lease of one half of a joint configuration is none, and what was answered under
 // another configuration does not count.
 func TestM6LeaseNeedsBothHalves(t *testing.T) {
