@@ -3,7 +3,9 @@ package raft_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,12 +31,12 @@ func BenchmarkPropose(b *testing.B) {
 	for _, transport := range transports {
 		for _, callers := range []int{1, 256} {
 			b.Run(fmt.Sprintf("%s/callers=%d", transport.name, callers), func(b *testing.B) {
-				leader := benchCluster(b, transport.connect)
+				leader, _ := benchCluster(b, transport.connect)
 				measure(b, func() { proposeBlocking(b, leader, callers) })
 			})
 		}
 		b.Run(transport.name+"/outstanding=4096", func(b *testing.B) {
-			leader := benchCluster(b, transport.connect)
+			leader, _ := benchCluster(b, transport.connect)
 			measure(b, func() { proposeOutstanding(b, leader, 4096) })
 		})
 	}
@@ -51,14 +53,46 @@ func measure(b *testing.B, f func()) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "cmds/s")
 }
 
+// BenchmarkReadIndex measures linearizable reads over loopback, on the leader and on
+// another member.
+func BenchmarkReadIndex(b *testing.B) {
+	for _, callers := range []int{1, 256} {
+		for _, onLeader := range []bool{true, false} {
+			b.Run(fmt.Sprintf("leader=%v/callers=%d", onLeader, callers), func(b *testing.B) {
+				leader, follower := benchCluster(b, connectByTCP)
+				node := follower
+				if onLeader {
+					node = leader
+				}
+				_, err := node.Read(b.Context(), raft.ReadOptions{Level: raft.ReadLocal, MinIndex: leader.Status().CommitIndex})
+				require.NoError(b, err) // it knows the leader by now
+				measure(b, func() {
+					share(b, callers, func() error {
+						_, err := node.ReadIndex(context.Background())
+						return err
+					})
+				})
+			})
+		}
+	}
+}
+
 // proposeBlocking has callers share the work, each waiting for every command.
 func proposeBlocking(b *testing.B, leader *raft.Node, callers int) {
+	share(b, callers, func() error {
+		_, err := leader.Propose(context.Background(), benchCommand)
+		return err
+	})
+}
+
+// share has callers make b.N calls together, each one after the other.
+func share(b *testing.B, callers int, call func() error) {
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for range callers {
 		group.Go(func() {
 			for next.Add(1) <= int64(b.N) {
-				if _, err := leader.Propose(context.Background(), benchCommand); err != nil {
+				if err := call(); err != nil {
 					b.Error(err)
 					return
 				}
@@ -86,8 +120,8 @@ func proposeOutstanding(b *testing.B, leader *raft.Node, outstanding int) {
 	}
 }
 
-// benchCluster runs three nodes until the benchmark ends, and returns the leader.
-func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)) *raft.Node {
+// benchCluster runs three nodes until the benchmark ends, and returns two of them.
+func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)) (leader, follower *raft.Node) {
 	raft.WithoutVerification(b)
 	ids := []raft.NodeID{"a", "b", "c"}
 	addresses, transports := connect(b, ids)
@@ -112,11 +146,12 @@ func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (m
 		}
 		leader := nodes[leadership.Leader]
 		if _, err := leader.Propose(b.Context(), benchCommand); err == nil {
-			return leader
+			delete(nodes, leadership.Leader)
+			return leader, nodes[slices.Min(slices.Collect(maps.Keys(nodes)))]
 		}
 	}
 	b.Fatal("the benchmark ended before a leader was elected")
-	return nil
+	return nil, nil
 }
 
 func connectInMemory(_ *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {

@@ -65,6 +65,26 @@ type Config struct {
 	// least 3 heartbeats; default 500 ms.
 	ElectionTimeout time.Duration
 
+	// ForwardProposals has Propose on a member that does not lead send the command on to
+	// the leader, once. ProposeAsync never does.
+	ForwardProposals bool
+
+	// LeaseReads has a leader answer reads by its clock, without asking anybody, for a
+	// while after a majority has answered a heartbeat: those who have refuse votes to
+	// others for an ElectionTimeout, and MaxClockDrift less than that is relied on.
+	// Whoever has less of an ElectionTimeout than the leader does not count. If in
+	// doubt, as after a pause, a read goes on as without LeaseReads.
+	//
+	// Such reads are linearizable only as long as clocks keep to MaxClockDrift, and
+	// no member is started again with a shorter ElectionTimeout than it had. A
+	// machine that is suspended breaks that: Go's clock may stand still meanwhile.
+	// So the default is false: reads then depend on no clock.
+	LeaseReads bool
+
+	// MaxClockDrift bounds how much faster any member's clock runs than any other's,
+	// as a fraction. Only LeaseReads relies on it. Default 0.1, less than 1.
+	MaxClockDrift float64
+
 	// DiskStallLimit is how long a leader's write may take until it gives up
 	// leadership. Default 5 election timeouts.
 	DiskStallLimit time.Duration
@@ -138,6 +158,7 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.HeartbeatInterval, 100*time.Millisecond)
 	defaultTo(&c.ElectionTimeout, max(500*time.Millisecond, 3*c.HeartbeatInterval))
 	defaultTo(&c.DiskStallLimit, 5*c.ElectionTimeout)
+	defaultTo(&c.MaxClockDrift, 0.1)
 	defaultTo(&c.MaxCommandBytes, 1<<20)
 	defaultTo(&c.MaxBatchBytes, 1<<20)
 	defaultTo(&c.MaxInflightBytes, 16<<20)
@@ -157,6 +178,14 @@ func (c Config) withDefaults() Config {
 		c.Logger = zap.NewNop()
 	}
 	return c
+}
+
+// lease is how long a leader may answer reads by its clock after it has sent a heartbeat.
+func (c Config) lease() time.Duration {
+	if !c.LeaseReads {
+		return 0
+	}
+	return time.Duration(float64(c.ElectionTimeout) * (1 - c.MaxClockDrift))
 }
 
 func defaultTo[T comparable](field *T, value T) {
@@ -200,6 +229,7 @@ func (c Config) validate() error {
 	check(c.HeartbeatInterval > 0, "HeartbeatInterval is %v: want more than 0", c.HeartbeatInterval)
 	check(c.ElectionTimeout >= 3*c.HeartbeatInterval, "ElectionTimeout is %v: want at least 3 heartbeats, %v", c.ElectionTimeout, 3*c.HeartbeatInterval)
 	check(c.DiskStallLimit >= c.ElectionTimeout, "DiskStallLimit is %v: want at least the ElectionTimeout, %v", c.DiskStallLimit, c.ElectionTimeout)
+	check(c.MaxClockDrift > 0 && c.MaxClockDrift < 1, "MaxClockDrift is %v: want more than 0 and less than 1", c.MaxClockDrift)
 	checkBytes := func(name string, value, least, most int) {
 		check(value >= least && value <= most, "%s is %d: want %d to %d", name, value, least, most)
 	}

@@ -35,7 +35,8 @@
 //
 // # Guarantees
 //
-// Every member applies the same commands in the same order, each of them once.
+// Every member applies the same commands in the same order, each of them once. A read of
+// a member's state machine after [Node.ReadIndex] sees all that was committed before.
 // A command whose [Node.Propose] returned without an error, or with an
 // [*ApplyError], stays in that order for ever. An error that matches
 // [ErrNotAccepted] says that the command is not in the log and never will be;
@@ -47,8 +48,8 @@
 // synced is there when the node comes back: term, vote, log and snapshots are in
 // Config.DataDir, and a node that is made again with it, after a crash or a power
 // cut too, goes on where it was. It must never come back with less. Safety does
-// not depend on clocks. Progress does: a majority must hear from each other well
-// within Config.ElectionTimeout.
+// not depend on clocks, but for reads with Config.LeaseReads. Progress does: a majority
+// must hear from each other well within Config.ElectionTimeout.
 //
 // A node that cannot keep its promises stops: the first failed write or sync ends
 // [Node.Run] with that error, nothing is tried again, and data that is not what
@@ -196,6 +197,9 @@
 // is in a higher term than its leader shows that in its answers, which deposes
 // the leader: nobody is locked out.
 //
+// The quiet lasts from when a leader was heard from, whatever has happened since: also if
+// the late answer of another node shows a later term. Leases rely on that.
+//
 // Quiet after a restart. A node that comes back refuses votes and pre-votes for
 // one election timeout, since it has forgotten whether it heard from a leader
 // just before. That, too, is only refusing. A node that is all of its cluster's
@@ -206,6 +210,18 @@
 // election timeout steps down, in the same term. Stepping down is always safe.
 // It ends the waits of its clients, as outcome unknown, and its followers may
 // vote for others.
+//
+// Reads share rounds. The thesis (§6.4) confirms them by a round of heartbeats; here a
+// round begins as soon as a read comes, and while it is under way the next reads gather
+// for one round together. Only rounds that began after a read count. The index is that
+// of when the last of them came. Other members than the leader ask it, in the same way:
+// many reads, one question, which must have left after they came. A read of bounded
+// staleness is one whose round may have been an earlier read's.
+//
+// Leases (§6.4.1) count from when a round was sent, by the leader's clock at the moment of
+// the answer. Each follower says how long it keeps quiet, so that one with a shorter
+// election timeout does not count. A lease ends with the configuration in force, and with
+// the first TimeoutNow, for the rest of the term: its receiver needs nobody's quiet.
 //
 // Heartbeats are messages of their own, not empty AppendEntries, so that they
 // never wait behind entries or disks. They say nothing about the log: a
@@ -318,9 +334,13 @@
 //	configurations.go    which configuration is in force, with the log and back
 //	membership_change.go  the rules of changing it: one voter at once, or a joint phase
 //	leadership_transfer.go  a successor on request
+//	read.go              reads without the log: rounds of heartbeats, leases
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that
+//	read_waiters.go      who waits for reads, many for one round
+//	reading.go           what users call to read
+//	forward.go           what a member has its leader do: reads, and commands
 //	recovery.go          the way back from the loss of a majority
 //	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log

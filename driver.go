@@ -42,6 +42,7 @@ type driver struct {
 
 	compaction      compaction
 	reconfiguration reconfiguration
+	reads           reads
 }
 
 type driverSettings struct {
@@ -139,6 +140,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 		d.propose(now, b)
 	}
 	d.settleMembership(now)
+	d.settleReads(now)
 	effects := d.core.finish(now)
 	d.collect(effects)
 	if batch, ok := d.core.takeWrite(now); ok {
@@ -230,6 +232,16 @@ func (d *driver) admit(now time.Duration, event any) {
 		d.handleCatchUpWanted(now, e)
 	case transferWanted:
 		d.handleTransferWanted(now, e)
+	case *readWait:
+		d.handleRead(now, e)
+	case readLeft:
+		d.handleReadLeft(e)
+	case forwardArrived:
+		if d.isAdmitted(now, e.request.Header, nil, e.respond, event) {
+			d.handleForward(now, e)
+		}
+	case forwardAnswered:
+		d.handleForwardAnswer(e)
 	case timeoutNowArrived:
 		d.admitRequest(now, e.request.Header, nil, e.respond, event)
 	case failed:
@@ -273,9 +285,16 @@ func (d *driver) settle() {
 	}
 }
 
-// admitRequest refuses a request that is not meant for this node, or whose
-// sender is not who it seems to be.
+// admitRequest passes a request on to the core that isAdmitted.
 func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respond responder, event any) {
+	if d.isAdmitted(now, h, invalid, respond, event) {
+		d.step(now, event)
+	}
+}
+
+// isAdmitted refuses a request that is not meant for this node, or whose sender is not
+// who it seems to be.
+func (d *driver) isAdmitted(now time.Duration, h Header, invalid error, respond responder, event any) bool {
 	d.adoptFingerprint(h, event)
 	err := d.checkHeader(h, event)
 	if err == nil {
@@ -285,10 +304,10 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 		d.work.replies = append(d.work.replies, reply{respond: respond, response: err})
 		d.refused++
 		d.reject(now, h.From, err)
-		return
+		return false
 	}
 	d.accept(h.From)
-	d.step(now, event)
+	return true
 }
 
 // adoptFingerprint has a node that waits to be added take the cluster's fingerprint
@@ -654,7 +673,7 @@ func (d *driver) clone() *driver {
 	e.waiting = slices.Clone(d.waiting)
 	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
-	e.reconfiguration = d.reconfiguration.clone()
+	e.reconfiguration, e.reads = d.reconfiguration.clone(), d.reads.clone()
 	e.compaction.marks, e.compaction.waiters = slices.Clone(d.compaction.marks), slices.Clone(d.compaction.waiters)
 	return &e
 }
@@ -680,6 +699,7 @@ func (d *driver) hash() uint64 {
 	p := d.compaction
 	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
 	fmt.Fprintln(h, d.reconfiguration.words()...)
+	fmt.Fprintln(h, d.reads.words()...)
 	for _, r := range d.requests {
 		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
 	}

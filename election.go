@@ -2,6 +2,7 @@ package raft
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -117,9 +118,10 @@ func (c *core) handleVoteRequest(now time.Duration, e voteRequested) {
 // anything: its term is over, or this node still owes somebody its quiet. A
 // node that hears from a leader, or leads, neither grants a vote nor takes over
 // the term of a candidate (§4.2.3); after a restart it may have forgotten that
-// it does, and stays quiet for as long.
+// it does, and stays quiet for as long. Leases rely on it, so what else has
+// happened since it heard from a leader, as a later term, makes no difference.
 func (c *core) refusesContact(now time.Duration, r *VoteRequest) VoteRefusal {
-	sticky := c.role == Leader || c.heardLeader && c.leader != "" && now < c.leaderContact+c.settings.electionTimeout
+	sticky := c.role == Leader || c.heardLeader && now < c.leaderContact+c.settings.electionTimeout
 	switch {
 	case r.Term < c.currentTerm:
 		return RefusalStaleTerm
@@ -227,6 +229,9 @@ func (r VoteRefusal) reason(leader NodeID) string {
 	case RefusalStaleTerm:
 		return "it is in a later term"
 	case RefusalHasLeader:
+		if leader == "" {
+			return "it heard from a leader not long ago"
+		}
 		return fmt.Sprintf("it hears from a leader, %s", leader)
 	case RefusalVoted:
 		return "it voted for another candidate"
@@ -246,6 +251,7 @@ func (r VoteRefusal) reason(leader NodeID) string {
 func (c *core) sendHeartbeats(now time.Duration) {
 	c.round++
 	c.heartbeatDue = now + c.settings.heartbeatInterval
+	c.renewWith(c.round, now)
 	for _, p := range c.peers {
 		commit := min(c.commitIndex, p.match)
 		if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
@@ -264,7 +270,7 @@ func (c *core) sendHeartbeats(now time.Duration) {
 // hold what the leader does not have.
 func (c *core) handleHeartbeat(now time.Duration, e heartbeatArrived) {
 	r := e.request
-	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation}
+	response := &HeartbeatResponse{Round: r.Round, Incarnation: c.settings.incarnation, Quiet: uint64(c.settings.electionTimeout)}
 	if c.followLeader(now, r.Term, r.From, r.LeaderAddress) {
 		if r.Configuration == c.configuration.index { // else they may be of a member that was taken in anew since
 			c.learnContacts(r.Contacts)
@@ -312,8 +318,13 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 	if p := c.peer(e.from); p != nil {
 		p.contact, p.trouble = now, ""
-		p.retryAt = now // it is reachable: what was lost can be tried again
+		p.answered = max(p.answered, min(e.response.Round, c.round))
+		p.quiet = time.Duration(min(e.response.Quiet, math.MaxInt64))
+		if c.readRound == 0 || e.response.Round != c.readRound { // of these there may be thousands in a second
+			p.retryAt = now // it is reachable: what was lost can be tried again
+		}
 		p.knows = p.farewell > 0 && e.response.Round >= p.farewell
+		c.renewLease()
 	}
 }
 

@@ -20,8 +20,9 @@ var (
 	ErrNotLeader error = &notAccepted{"raft: not the leader"}
 
 	// ErrOverloaded is returned by ProposeAsync when the queue of proposals
-	// holds MaxPendingBytes already. Propose waits instead.
-	ErrOverloaded error = &notAccepted{"raft: overloaded: the queue of proposals is full"}
+	// holds MaxPendingBytes already, where Propose waits instead, and by ReadIndex
+	// when too many reads wait.
+	ErrOverloaded error = &notAccepted{"raft: overloaded: too many calls wait"}
 
 	// ErrTooLarge is returned for a command of more than MaxCommandBytes.
 	ErrTooLarge error = &notAccepted{"raft: command too large"}
@@ -280,17 +281,17 @@ func codeOnWire(n uint64) ErrorCode {
 // CodeOf returns the code of err: CodeOK for nil, CodeInternal for an error
 // without a code. For transports: [RemoteError] is its way back.
 func CodeOf(err error) ErrorCode {
-	if err == nil {
+	var apply *ApplyError
+	switch {
+	case err == nil:
 		return CodeOK
+	case errors.As(err, &apply): // whatever it is that the state machine has returned
+		return CodeApply
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.sentinel) {
 			return c.code
 		}
-	}
-	var apply *ApplyError
-	if errors.As(err, &apply) {
-		return CodeApply
 	}
 	return CodeInternal
 }

@@ -290,9 +290,10 @@ func stopTime(c *core) {
 		c.departure = never
 	}
 	c.leaderContact, c.heardLeader, c.quietUntil = 0, false, 0
-	c.writingSince, c.round = noon, 0
+	c.writingSince, c.round, c.lease = noon, 0, lease{}
 	for _, p := range c.peers {
 		p.contact, p.landed, p.retryAt, p.slow, p.leftAt = noon, noon, 0, 0, noon
+		p.answered, p.quiet = 0, 0
 		for i := range p.inflight {
 			p.inflight[i].sent = noon
 		}

@@ -191,7 +191,7 @@ func TestHouseNobodySleeps(t *testing.T) {
 func TestHouseTheCoreIsPure(t *testing.T) {
 	forbidden := []string{"context", "crypto/rand", "io", "net", "os", "sync", "sync/atomic", "go.uber.org/zap"}
 	pure := `raft.go election.go replication.go log.go snapshot.go driver.go compaction.go
-		membership.go membership_change.go configurations.go leadership_transfer.go reconfiguration.go`
+		membership.go membership_change.go configurations.go leadership_transfer.go reconfiguration.go read.go read_waiters.go`
 	for _, name := range strings.Fields(pure) {
 		s := parseFile(t, name)
 		for _, path := range s.imports() {
@@ -339,8 +339,10 @@ func scenarios() []string {
 		D1 D2 D4 D5 D6 D9 D10 D11 D13 D15 D16 D17 D18
 		W1 W3 W4 W6
 		A1 A2 A3 A5 A6 A7 A8 A11
+		R1 R2 R3 R6 R7
+		LS1 LS2 LS5
 		M1 M2 M3 M4 M5 M6 M10 M11 M13 M14 M16
-		T1 T4 T5
+		T1 T3 T4 T5
 		F1 F2 F4 F5 F6 F7
 		N1 N2 N3 N4 N6 N8 N10
 		V1`)

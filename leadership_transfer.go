@@ -83,7 +83,7 @@ func (c *core) advanceHandover(now time.Duration) {
 	case now >= h.deadline:
 		c.endHandover(fmt.Sprintf("%s did not take over within %v: it has the log up to %d of %d", h.to, c.settings.electionTimeout, p.match, c.log.last()))
 	case !h.sent && p.match == c.log.last():
-		h.sent = true
+		h.sent, c.lease.void = true, true
 		c.send(h.to, &TimeoutNow{Header: c.header(h.to), Term: c.currentTerm}, promise{})
 	}
 }

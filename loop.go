@@ -116,6 +116,7 @@ func (l *loop) carryOut(w work) error {
 	if joined := l.driver.core.settings.fingerprint; joined != l.fingerprint {
 		l.fingerprint = joined
 		l.node.storage.Snapshots().join(joined)
+		l.node.identify(l.driver.core)
 	}
 	for _, id := range w.resets {
 		l.sender(id).reset()
@@ -338,6 +339,7 @@ func (l *loop) shutDown(cause error) {
 	failAll(d.work.failed, n.end)
 	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))
 	d.endMembershipWaits(stoppedBy(n.config.ID, cause))
+	d.endReads(stoppedBy(n.config.ID, cause))
 	for _, o := range d.work.outcomes {
 		o.done(o.index, o.err)
 	}
@@ -408,6 +410,8 @@ func (l *loop) send(r request) {
 		s.snapshot(m, r.patience)
 	case *TimeoutNow:
 		s.timeoutNow(m)
+	case *ForwardRequest:
+		s.forward(m, r.patience)
 	default:
 		panic(fmt.Sprintf("raft: no way to send a %T", m))
 	}
@@ -462,6 +466,13 @@ func (s *sender) timeoutNow(m *TimeoutNow) {
 	s.background(s.loop.node.config.ElectionTimeout, func(ctx context.Context) {
 		response, err := either(s.loop.node.transport.CallTimeoutNow(ctx, s.peer, m))
 		s.post(timeoutNowAnswered{s.peer, m.Term, response, err})
+	})
+}
+
+func (s *sender) forward(m *ForwardRequest, patience time.Duration) {
+	s.background(patience, func(ctx context.Context) {
+		response, err := either(s.loop.node.transport.CallForward(ctx, s.peer, m))
+		s.post(forwardAnswered{s.peer, m, response, err})
 	})
 }
 

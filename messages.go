@@ -84,6 +84,7 @@ type HeartbeatResponse struct {
 	Term        Term
 	Round       uint64 // echo
 	Incarnation uint64
+	Quiet       uint64 // nanoseconds for which the responder refuses votes after a heartbeat, at least
 }
 
 // AppendEntries replicates log entries (thesis §3.5). The leader is Header.From.

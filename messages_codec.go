@@ -358,6 +358,7 @@ func (m *HeartbeatResponse) fields(c *codec) {
 	number(c, &m.Term)
 	number(c, &m.Round)
 	number(c, &m.Incarnation)
+	number(c, &m.Quiet)
 }
 
 func (m *AppendEntries) fields(c *codec) {

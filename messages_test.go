@@ -253,7 +253,7 @@ func golden() []anyMessage {
 		&VoteResponse{Term: 5, VoteGranted: true, PreVote: true, Refusal: RefusalNone, Incarnation: 70000},
 		&VoteResponse{Term: 6, Refusal: RefusalHasLeader, Leader: "node-3", Incarnation: 70000},
 		&Heartbeat{Header: header, Term: 5, Commit: 999, Round: 128, LeaderAddress: "10.0.0.1:7000", Contacts: []Contact{{"node-2", 300}, {"node-3", 1 << 40}}},
-		&HeartbeatResponse{Term: 5, Round: 128, Incarnation: 1 << 63},
+		&HeartbeatResponse{Term: 5, Round: 128, Incarnation: 1 << 63, Quiet: 500_000_000},
 		&AppendEntries{Header: header, Term: 5, PrevLogIndex: 999, PrevLogTerm: 3, Entries: entries, LeaderCommit: 998, LeaderAddress: "10.0.0.1:7000"},
 		&AppendEntries{Header: header, Term: 5, PrevLogIndex: 999, PrevLogTerm: 3, LeaderCommit: 999},
 		&AppendResponse{Term: 5, Success: true, Match: 1003, Incarnation: 255},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,11 +31,13 @@ type Node struct {
 	stop      chan struct{} // closed by Stop
 	done      chan struct{} // closed at the end of Run
 
-	storage Storage // set by Run before anything else uses it
+	storage  Storage                // set by Run before anything else uses it
+	identity atomic.Pointer[Header] // of requests that callers' goroutines send; set by Run, and by the loop
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
 	// the channels of a bubble of testing/synctest must not leave it.
-	pool sync.Pool
+	pool    sync.Pool
+	readers sync.Pool // the same for reads
 
 	mu       sync.Mutex // guards what follows
 	ran      bool
@@ -72,8 +75,8 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
 		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
-		pool:  sync.Pool{New: newWaiter},
-		last:  Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
+		pool:  sync.Pool{New: newWaiter}, readers: sync.Pool{New: newReadCall},
+		last: Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
 	}, nil
 }
 
@@ -154,7 +157,22 @@ func (n *Node) Err() error {
 // if ctx ended while the command waited in the queue. [*OutcomeUnknownError]
 // says that it may be applied or not. [*ApplyError] says that it was applied
 // and refused by the state machine.
+//
+// With Config.ForwardProposals a member that does not lead sends the command on to the
+// leader, once, and all of that holds there: [ErrUnreachable] is one more error that says
+// that the command is not in the log. Without a deadline of ctx's the leader has 10 election
+// timeouts to answer.
 func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
+	result, err := n.proposeHere(ctx, command)
+	var elsewhere *NotLeaderError
+	if n.config.ForwardProposals && errors.As(err, &elsewhere) && elsewhere.Leader != "" {
+		return n.forward(ctx, elsewhere.Leader, command)
+	}
+	return result, err
+}
+
+// proposeHere is Propose without forwarding.
+func (n *Node) proposeHere(ctx context.Context, command []byte) (Result, error) {
 	if err := n.checkCommand(command); err != nil {
 		return Result{}, err
 	}
@@ -413,6 +431,7 @@ func (n *Node) run(ctx context.Context) (err error) {
 	start := time.Now() // of the first wait for a leader, who could not be heard before
 	c := d.core
 	n.checkAddress(c.configuration)
+	n.identify(c)
 	l := newLoop(n, d, start)
 	n.transport.UpdatePeers(c.addressBook())
 	local := Local{
@@ -429,6 +448,12 @@ func (n *Node) run(ctx context.Context) (err error) {
 	n.serving = true
 	n.mu.Unlock()
 	return l.run(ctx)
+}
+
+// identify has requests of callers' goroutines say who this node is.
+func (n *Node) identify(c *core) {
+	h := c.header("")
+	n.identity.Store(&h)
 }
 
 // checkAddress tells if peers know this node at another address than it has.
@@ -511,6 +536,7 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 		id: n.config.ID, address: n.config.Address,
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: n.config.HeartbeatInterval, electionTimeout: n.config.ElectionTimeout,
+		lease:          n.config.lease(),
 		diskStallLimit: n.config.DiskStallLimit, maxBatchBytes: n.config.MaxBatchBytes,
 		maxInflightBytes: n.config.MaxInflightBytes, maxInflightMessages: n.config.MaxInflightMessages,
 		snapshotRate: n.config.SnapshotRate, chunkBytes: 256 << 10, join: n.config.Join,
@@ -645,6 +671,8 @@ func responderOf(event any) responder {
 		return e.respond
 	case timeoutNowArrived:
 		return e.respond
+	case forwardArrived:
+		return e.respond
 	case chunkStored:
 		return e.chunk.respond
 	default:
@@ -662,6 +690,8 @@ func waiterOf(event any) func(Index, error) {
 	case catchUpWanted:
 		return e.done
 	case transferWanted:
+		return e.done
+	case *readWait:
 		return e.done
 	default:
 		return nil
@@ -724,11 +754,6 @@ func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*S
 // HandleTimeoutNow answers a leader that hands over. For the transport.
 func (n *Node) HandleTimeoutNow(ctx context.Context, request *TimeoutNow) (*TimeoutNowResponse, error) {
 	return await[*TimeoutNowResponse](ctx, n, func(respond responder) any { return timeoutNowArrived{request, respond} })
-}
-
-// HandleForward refuses: this version does not forward calls.
-func (n *Node) HandleForward(context.Context, *ForwardRequest) (*ForwardResponse, error) {
-	return nil, fmt.Errorf("%w: node %s does not serve forwarded calls", ErrUnsupported, n.config.ID)
 }
 
 // await posts a request for the loop and waits for its answer.

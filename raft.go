@@ -97,6 +97,8 @@ type core struct {
 
 	heartbeatDue time.Duration // leader: when the next round starts
 	round        uint64        // leader: counts rounds of heartbeats
+	readRound    uint64        // the last round that reads have asked for
+	lease        lease         // leader: the right to answer reads by the clock
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
 	handoverEnd  string        // why the last one failed
@@ -114,6 +116,7 @@ type coreSettings struct {
 	incarnation         uint64
 	heartbeatInterval   time.Duration
 	electionTimeout     time.Duration
+	lease               time.Duration // how long a leader answers reads by its clock; 0: never
 	diskStallLimit      time.Duration
 	maxBatchBytes       int
 	maxInflightBytes    int
@@ -332,6 +335,8 @@ func (c *core) step(now time.Duration, event any) {
 		c.handleTimeoutNow(now, e)
 	case timeoutNowAnswered:
 		c.handleTimeoutNowAnswer(now, e)
+	case roundWanted:
+		c.startRound(now)
 	default:
 		panic(fmt.Sprintf("raft: core has no rule for event %T", event))
 	}
@@ -414,7 +419,7 @@ func (c *core) becomeFollower(now time.Duration, term Term, leader NodeID) {
 		c.depart()
 	}
 	c.role = Follower
-	c.peers, c.handover = nil, nil
+	c.peers, c.handover, c.lease = nil, nil, lease{}
 	clear(c.ballots)
 	if wasLeader {
 		c.electionDeadline = now + c.drawElectionWait()
@@ -602,7 +607,7 @@ func (c *core) hash() uint64 {
 	text(string(c.leader))
 	text(c.leaderAddress)
 	flag(c.heardLeader)
-	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round)
+	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round, c.readRound)
 	for _, id := range sortedKeys(c.ballots) {
 		text(string(id))
 		flag(c.ballots[id].granted)
@@ -616,6 +621,7 @@ func (c *core) hash() uint64 {
 		number(uint64(h.deadline), bit(h.sent))
 	}
 	number(uint64(c.departure), uint64(c.preferAt), bit(c.belonged))
+	number(bit(c.lease.held), uint64(c.lease.since), c.lease.round, uint64(c.lease.sent), bit(c.lease.under == c.reconfigured), bit(c.lease.void))
 	h := fnv.New64a()
 	h.Write(b)
 	return h.Sum64()

@@ -24,6 +24,8 @@ type progress struct {
 	sentCommit Index         // the commit index that the follower will know from what was sent
 	landed     time.Duration // when it last acknowledged something
 	contact    time.Duration
+	answered   uint64        // the last round of heartbeats that it has answered
+	quiet      time.Duration // how long it refuses votes after one, as it says
 	retryAt    time.Duration // nothing is sent before: the last attempt was lost
 	trouble    string        // why the last message was lost; empty once it answers
 	otherDisk  bool          // it came back with another disk: it does not count
@@ -71,7 +73,7 @@ func (p *progress) numbers() []uint64 {
 	if t := p.transfer; t != nil {
 		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.pace.at), uint64(t.pace.credit), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since, bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows))
+	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since, bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.answered, uint64(p.quiet))
 }
 
 // land forgets what is in flight up to an index.

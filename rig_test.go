@@ -587,6 +587,8 @@ func arrival(request any, respond responder) any {
 		return snapshotArrived{m, respond}
 	case *TimeoutNow:
 		return timeoutNowArrived{m, respond}
+	case *ForwardRequest:
+		return forwardArrived{m, respond}
 	default:
 		panic(fmt.Sprintf("no event for %T", m))
 	}
@@ -620,6 +622,9 @@ func answered(from NodeID, request, answer any, err error) any {
 	case *TimeoutNow:
 		response, _ := answer.(*TimeoutNowResponse)
 		return timeoutNowAnswered{from, m.Term, response, err}
+	case *ForwardRequest:
+		response, _ := answer.(*ForwardResponse)
+		return forwardAnswered{from, m, response, err}
 	default:
 		panic(fmt.Sprintf("no event for the answer to %T", m))
 	}
@@ -650,6 +655,8 @@ func (p *packet) asked(id NodeID) bool {
 	case *InstallSnapshot:
 		return m.From == id
 	case *TimeoutNow:
+		return m.From == id
+	case *ForwardRequest:
 		return m.From == id
 	}
 	return false
@@ -936,6 +943,8 @@ func (r *rig) fillHeader(from, to NodeID, request any) {
 	case *InstallSnapshot:
 		m.Header = h
 	case *TimeoutNow:
+		m.Header = h
+	case *ForwardRequest:
 		m.Header = h
 	}
 }

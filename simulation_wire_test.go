@@ -67,6 +67,16 @@ func (n *simNode) send(r request) {
 				}
 				return answer
 			})
+	case *ForwardRequest:
+		n.call(to, m, r.patience,
+			func(b []byte, respond responder) any { return forwardArrived{decoded[ForwardRequest](b), respond} },
+			func(b []byte, err error) any {
+				answer := forwardAnswered{from: to.id, request: m, err: err}
+				if err == nil {
+					answer.response = decoded[ForwardResponse](b)
+				}
+				return answer
+			})
 	case *AppendEntries:
 		n.stream(to, m)
 	case *InstallSnapshot:

@@ -1,0 +1,236 @@
+package raft_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft"
+)
+
+// Reads and forwarded calls of nodes. What they rest on is tested in
+// read_scenarios_test.go.
+
+// readLater reads in the background.
+func (c *cluster) readLater(ctx context.Context, id raft.NodeID, options raft.ReadOptions) <-chan outcome {
+	node, ended := c.node(id), make(chan outcome, 1)
+	go func() {
+		index, err := node.Read(ctx, options)
+		ended <- outcome{raft.Result{Index: index}, err}
+	}()
+	return ended
+}
+
+// Whoever has written something, anywhere, sees it after ReadIndex on any member, learners
+// included, and nothing is written for that.
+func TestReadsOnEveryMember(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{machine: recorders(func(string) error {
+			time.Sleep(10 * time.Millisecond)
+			return nil
+		})})
+		leader := c.leader()
+		c.join("d")
+		require.NoError(t, c.node(leader).AddLearner(t.Context(), newMember("d")))
+		c.eventually(soon, "the learner follows", func() bool { return c.status("d").Leader == leader })
+		for _, id := range c.ids {
+			command := "before the read on " + string(id)
+			result := c.propose(leader, command)
+			last := c.status(leader).LastIndex
+			index, err := c.node(id).ReadIndex(t.Context())
+			require.NoError(t, err, "%s", id)
+			require.GreaterOrEqual(t, index, result.Index)
+			require.Contains(t, c.applied(id), command)
+			require.Equal(t, last, c.status(leader).LastIndex)
+		}
+	})
+}
+
+// A2: every read ends when leadership is lost or the node stops, on the leader and on
+// those who have asked it, and reading again is safe.
+func TestA2EveryReadEnds(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(c *cluster, id raft.NodeID){
+		"quorum lost": func(*cluster, raft.NodeID) {},
+		"stopped":     (*cluster).stop,
+		"killed":      (*cluster).kill,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, 5, clusterOptions{})
+				leader := c.leader()
+				follower := c.others(leader)[0]
+				away := c.others(leader)[1:]
+				c.network.Partition([]raft.NodeID{leader, follower}, away)
+				var ends []<-chan outcome
+				for range 100 {
+					for _, id := range []raft.NodeID{leader, follower} {
+						ends = append(ends, c.readLater(context.Background(), id, raft.ReadOptions{}))
+					}
+				}
+				synctest.Wait()
+				for _, ended := range ends {
+					require.Empty(t, ended)
+				}
+				end(c, leader)
+				if c.isRunning(leader) {
+					time.Sleep(electionTimeout + time.Second)
+				} else {
+					end(c, follower)
+				}
+				for _, ended := range ends {
+					requireRefused(t, receive(t, ended, "the end of a read").err)
+				}
+			})
+		})
+	}
+}
+
+// R7: a caller that leaves ends its read at once, on every member.
+func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		for _, id := range c.ids {
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := c.readLater(ctx, id, raft.ReadOptions{Level: raft.ReadLocal, MinIndex: 1000})
+			synctest.Wait()
+			require.Empty(t, ended)
+			cancel()
+			require.ErrorIs(t, receive(t, ended, "the end").err, context.Canceled)
+		}
+	})
+}
+
+// With a lease the leader answers although nobody hears it, until the lease is over.
+func TestLS2LeaseReadsOfAnIsolatedLeader(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.LeaseReads = true }})
+		leader := c.leader()
+		time.Sleep(2 * heartbeat)
+		c.network.Isolate(leader)
+		require.NoError(t, receive(t, c.readLater(t.Context(), leader, raft.ReadOptions{}), "the answer").err)
+		confirmed := c.readLater(t.Context(), leader, raft.ReadOptions{Level: raft.ReadConfirmed})
+		synctest.Wait()
+		require.Empty(t, confirmed)
+		time.Sleep(electionTimeout * 9 / 10)
+		late := c.readLater(t.Context(), leader, raft.ReadOptions{})
+		synctest.Wait()
+		require.Empty(t, late, "others may lead by now")
+		time.Sleep(electionTimeout)
+		requireRefused(t, receive(t, confirmed, "the end").err)
+		requireRefused(t, receive(t, late, "the end").err)
+	})
+}
+
+func forwarding(config *raft.Config) { config.ForwardProposals = true }
+
+// A member that does not lead has the leader propose, and is as good as it.
+func TestForwardedProposals(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		refusal := errors.New("no such account")
+		c := startCluster(t, 3, clusterOptions{configure: forwarding, machine: recorders(func(command string) error {
+			if command == "refused" {
+				return refusal
+			}
+			time.Sleep(10 * time.Millisecond)
+			return nil
+		})})
+		for _, id := range c.others(c.leader()) {
+			result := c.propose(id, "from "+string(id))
+			require.Contains(t, c.applied(id), "from "+string(id), "it is applied here")
+			require.NotZero(t, result.Term)
+			require.NotEmpty(t, result.Response)
+
+			refused, err := c.node(id).Propose(t.Context(), []byte("refused"))
+			var apply *raft.ApplyError
+			require.ErrorAs(t, err, &apply)
+			require.Equal(t, result.Index+1, apply.Index)
+			require.Equal(t, result.Index+1, refused.Index)
+			require.EqualError(t, apply.Err, refusal.Error())
+			require.NotErrorIs(t, err, raft.ErrNotAccepted)
+			require.NotErrorIs(t, err, raft.ErrOutcomeUnknown)
+		}
+	})
+}
+
+// A1 with forwarding: the class of an outcome is the same as on the leader, and where the
+// call itself is lost it says what is known of that.
+func TestA1ForwardedOutcomes(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: forwarding})
+		a := c.leader()
+		follower := c.others(a)[0]
+
+		// The command arrives, and the answer does not.
+		c.network.Intercept(func(_, _ raft.NodeID, message any) raft.Verdict {
+			_, answer := message.(*raft.ForwardResponse)
+			return raft.Verdict{Drop: answer}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := c.node(follower).Propose(ctx, []byte("arrived"))
+		requireUnknown(t, err)
+		c.network.Intercept(nil)
+		c.settled("arrived")
+
+		// The leader is not there, and the follower does not know it yet.
+		c.kill(a)
+		_, err = c.node(follower).Propose(t.Context(), []byte("not handed over"))
+		requireRefused(t, err)
+		require.ErrorIs(t, err, raft.ErrUnreachable)
+		c.start(a)
+		c.propose(c.leader(), "after")
+		c.settled("arrived", "after")
+	})
+}
+
+// A2, A8 with forwarding: whoever waits for an entry at another member's leader learns
+// that nobody knows when that loses its leadership, and not what stands there instead.
+func TestA8ForwardedWaiterOfAnOverwrittenEntry(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 5, clusterOptions{configure: forwarding})
+		a := c.leader()
+		follower, rest := c.others(a)[0], c.others(a)[1:]
+		c.network.Partition([]raft.NodeID{a, follower}, rest)
+		pending := c.proposeLater(context.Background(), follower, "a's")
+		synctest.Wait()
+		require.Empty(t, pending)
+		b := c.leaderOf(rest...)
+		first := c.propose(b, "b's")
+		time.Sleep(electionTimeout)
+		unknown := requireUnknown(t, receive(t, pending, "the outcome").err)
+		require.LessOrEqual(t, unknown.Index, first.Index)
+		require.Less(t, unknown.Term, first.Term)
+		c.network.Heal()
+		c.settled("b's")
+	})
+}
+
+// Nothing is forwarded where that is not wanted, nor twice, nor to nobody.
+func TestA11NothingToForwardTo(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: forwarding})
+		a := c.leader()
+		lonely := c.others(a)[0]
+		_, err := c.node(lonely).Propose(t.Context(), slices.Repeat([]byte("x"), 2<<20))
+		require.ErrorIs(t, err, raft.ErrTooLarge)
+		c.network.Isolate(lonely)
+		c.eventually(soon, "no leader is known", func() bool { return c.status(lonely).Leader == "" })
+		_, err = c.node(lonely).Propose(t.Context(), []byte("x"))
+		require.ErrorIs(t, err, raft.ErrNotLeader)
+		_, err = c.node(lonely).ReadIndex(t.Context())
+		require.ErrorIs(t, err, raft.ErrNotLeader)
+	})
+}
