@@ -185,6 +185,7 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"last snapshot":      func(d *driver, _ *core) { d.compaction.last.index++ },
 		"bytes applied":      func(d *driver, _ *core) { d.compaction.bytes++ },
 		"marks":              func(d *driver, _ *core) { d.compaction.marks = []mark{{1, 1}} },
+		"resolutions":        func(d *driver, _ *core) { d.resolutions = []*resolution{{EntryID: EntryID{1, 1}}} },
 		"snapshot's waiters": func(d *driver, _ *core) { d.compaction.waiters = []snapshotWaiter{{index: 1}} },
 		"replies":            func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 1}}} },
 		"other replies":      func(d *driver, _ *core) { d.replies = []reply{{response: &HeartbeatResponse{Round: 2}}} },

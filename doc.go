@@ -62,6 +62,8 @@
 // hands out its state, and whether commands wait for that, is for it to choose:
 // [StateMachine], [StreamingStateMachine], [DurableStateMachine].
 //
+// A client that does not know what has become of its command asks [Node.Resolve].
+//
 // The members change while all this goes on: [Node.AddVoter], [Node.ChangeMembers].
 // README.md lists the limits.
 //
@@ -321,6 +323,7 @@
 //	driver.go            between loop and core: what may leave when, who waits for what
 //	reconfiguration.go   who waits for changes of members and leader
 //	members.go           what users call for that
+//	resolve.go           what has become of an entry, if that was left open
 //	recovery.go          the way back from the loss of a majority
 //	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log

@@ -338,6 +338,7 @@ func (l *loop) shutDown(cause error) {
 	failAll(d.work.failed, n.end)
 	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))
 	d.endMembershipWaits(stoppedBy(n.config.ID, cause))
+	d.endResolutions(stoppedBy(n.config.ID, cause))
 	for _, o := range d.work.outcomes {
 		o.done(o.index, o.err)
 	}

@@ -663,6 +663,8 @@ func waiterOf(event any) func(Index, error) {
 		return e.done
 	case transferWanted:
 		return e.done
+	case resolveWanted:
+		return e.done
 	default:
 		return nil
 	}
