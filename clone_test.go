@@ -181,6 +181,7 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"wanted":             func(d *driver, _ *core) { d.compaction.wanted = true },
 		"snapshot retried":   func(d *driver, _ *core) { d.compaction.retryAt++ },
 		"fresh":              func(d *driver, _ *core) { d.compaction.fresh = !d.compaction.fresh },
+		"sessions":           func(d *driver, _ *core) { d.compaction.sessions = true },
 		"snapshot's size":    func(d *driver, _ *core) { d.compaction.size++ },
 		"last snapshot":      func(d *driver, _ *core) { d.compaction.last.index++ },
 		"bytes applied":      func(d *driver, _ *core) { d.compaction.bytes++ },

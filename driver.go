@@ -685,7 +685,7 @@ func (d *driver) hash() uint64 {
 		}
 	}
 	p := d.compaction
-	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
+	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.sessions, p.size, p.last, p.bytes, p.marks, len(p.waiters))
 	fmt.Fprintln(h, d.reconfiguration.words()...)
 	for _, r := range d.resolutions {
 		fmt.Fprintln(h, r.EntryID)
