@@ -23,6 +23,7 @@ type compaction struct {
 	retryAt   time.Duration // the last attempt failed: none before
 	trouble   string        // why it did
 
+	sessions  bool   // the newest state that was handed out has some: see [applier.capture]
 	restoring Index  // the snapshot that the state machine is restoring; 0: none
 	fresh     bool   // since the start nothing was restored, and nothing applied
 	size      uint64 // of the newest snapshot
@@ -134,7 +135,7 @@ func (d *driver) logIsLong() bool {
 	}
 	entries, bytes := d.applied-p.last.index, p.bytes-p.last.bytes
 	long := entries >= Index(d.settings.snapshotEntries) || bytes >= uint64(d.settings.snapshotBytes)
-	return d.applied > p.last.index && long && (bytes >= p.size || d.settings.durableMachine)
+	return d.applied > p.last.index && long && (bytes >= p.size || d.settings.durableMachine && !p.sessions)
 }
 
 func (d *driver) scheduleCapture() {
@@ -153,6 +154,7 @@ func (d *driver) scheduleCapture() {
 // handleCaptured has a state written.
 func (d *driver) handleCaptured(now time.Duration, e captured) {
 	d.applying, d.compaction.capturing = false, false
+	d.compaction.sessions = len(e.job.metadata.Sessions) > 0
 	if e.err != nil {
 		d.snapshotFailed(now, e.err)
 		return

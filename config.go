@@ -138,6 +138,18 @@ type Config struct {
 	// which come that much faster than the log grows. Default 32 MiB.
 	SnapshotRate int
 
+	// MaxSessions is how many sessions of clients there are at most: when one more is
+	// opened, the one expires that was not used for the longest time, measured by the log.
+	// That of the leader holds which opens one, for all members. Default 4096, at most
+	// 65,536.
+	MaxSessions int
+
+	// SessionReplyBytes bounds the replies to commands in sessions that are kept until
+	// their clients have them, each counted with 64 bytes beside its own; the oldest are
+	// dropped beyond it. They are part of each snapshot. That of the leader holds which
+	// opens a session, for all members. Default 16 MiB, at most 256 MiB.
+	SessionReplyBytes int
+
 	// Logger receives what operators want to know; nothing is logged per
 	// message. nil: silent.
 	Logger *zap.Logger
@@ -174,6 +186,8 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.SnapshotBytes, 64<<20)
 	defaultTo(&c.TrailingEntries, 10_000)
 	defaultTo(&c.SnapshotRate, 32<<20)
+	defaultTo(&c.MaxSessions, 4096)
+	defaultTo(&c.SessionReplyBytes, 16<<20)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -245,6 +259,8 @@ func (c Config) validate() error {
 	checkBytes("SnapshotBytes", c.SnapshotBytes, 1, math.MaxInt)
 	checkBytes("TrailingEntries", c.TrailingEntries, 1, math.MaxInt)
 	checkBytes("SnapshotRate", c.SnapshotRate, 1, math.MaxInt)
+	checkBytes("MaxSessions", c.MaxSessions, 1, mostSessions)
+	checkBytes("SessionReplyBytes", c.SessionReplyBytes, 1, mostReplyBytes)
 	if len(problems) == 0 {
 		return nil
 	}

@@ -63,6 +63,10 @@
 // hands out its state, and whether commands wait for that, is for it to choose:
 // [StateMachine], [StreamingStateMachine], [DurableStateMachine].
 //
+// A client that may not know what has become of its command asks [Node.Resolve], or
+// proposes in a [Session], which tries again by itself: the command is executed once, however
+// often it is in the log.
+//
 // The members change while all this goes on: [Node.AddVoter], [Node.ChangeMembers].
 // README.md lists the limits.
 //
@@ -104,8 +108,8 @@
 // storage by a goroutine of its own, at most one for each follower; what the
 // state machine needs, by the applier.
 //
-// The applier alone calls the state machine, and completes the proposals that
-// it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
+// The applier alone calls the state machine, keeps what is known of clients' sessions,
+// and completes the proposals that it applied: the callbacks of [Node.ProposeAsync] run there, in log order.
 // Those of other outcomes run on a goroutine that does nothing else.
 //
 // Snapshots have goroutines of their own, so that neither the loop nor the log waits
@@ -314,6 +318,16 @@
 // that is durable, the log is neither what this node has acknowledged nor what it
 // will be: until then it does not campaign and refuses votes, which is always safe.
 //
+// Sessions. The thesis (§6.3) lets a client have one command under way, and sessions expire by
+// the leader's clock, which it writes into its entries. Here a client may wait for a number
+// of commands at once: with each it says which is the first that it still waits for, and all
+// from there on are remembered. A session expires only when its place is needed for
+// another, the least recently used first. So no clock is in the log, and none is needed: what a
+// session costs while nobody uses it is bounded anyway. How many there may be is in the entry that opens
+// one, so that members with other settings agree. Replies are kept beside, and bounded on
+// their own: whether a command is executed never depends on them, so a state machine that
+// keeps its own state, and is not given again what it has, needs only the log to know.
+//
 // A slow disk. A leader whose write takes longer than Config.DiskStallLimit
 // steps down, and a node whose write takes longer than an election timeout does
 // not campaign. Both only give up leadership.
@@ -323,6 +337,8 @@
 // In an order for reading:
 //
 //	statemachine.go      the StateMachine, and the applier that feeds it
+//	session_table.go     what members remember of clients, so that commands are executed once
+//	session.go           Session: a client whose commands are
 //	node.go              Node: what users call, start and stop
 //	loop.go              the event loop, the disk writer, the readers, the senders
 //	inbox.go             where everybody leaves work for the loop; batches of proposals
@@ -341,6 +357,7 @@
 //	read_waiters.go      who waits for reads, many for one round
 //	reading.go           what users call to read
 //	forward.go           what a member has its leader do: reads, and commands
+//	resolve.go           what has become of an entry, if that was left open
 //	recovery.go          the way back from the loss of a majority
 //	pace.go              how fast followers are brought up to date that lag far
 //	snapshot.go          sending and installing snapshots, compacting the log

@@ -43,6 +43,7 @@ type driver struct {
 	compaction      compaction
 	reconfiguration reconfiguration
 	reads           reads
+	resolutions     []*resolution // who waits to learn what has become of an entry
 }
 
 type driverSettings struct {
@@ -141,6 +142,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	}
 	d.settleMembership(now)
 	d.settleReads(now)
+	d.settleResolutions()
 	effects := d.core.finish(now)
 	d.collect(effects)
 	if batch, ok := d.core.takeWrite(now); ok {
@@ -242,6 +244,10 @@ func (d *driver) admit(now time.Duration, event any) {
 		}
 	case forwardAnswered:
 		d.handleForwardAnswer(e)
+	case resolveWanted:
+		d.resolutions = append(d.resolutions, e.resolution)
+	case resolveLeft:
+		d.handleResolveLeft(e)
 	case timeoutNowArrived:
 		d.admitRequest(now, e.request.Header, nil, e.respond, event)
 	case failed:
@@ -674,6 +680,7 @@ func (d *driver) clone() *driver {
 	e.unsettled = slices.Clone(d.unsettled)
 	e.rejected, e.told = maps.Clone(d.rejected), maps.Clone(d.told)
 	e.reconfiguration, e.reads = d.reconfiguration.clone(), d.reads.clone()
+	e.resolutions = slices.Clone(d.resolutions)
 	e.compaction.marks, e.compaction.waiters = slices.Clone(d.compaction.marks), slices.Clone(d.compaction.waiters)
 	return &e
 }
@@ -697,9 +704,12 @@ func (d *driver) hash() uint64 {
 		}
 	}
 	p := d.compaction
-	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.size, p.last, p.bytes, p.marks, len(p.waiters))
+	fmt.Fprintln(h, p.capturing, p.writing, p.wanted, p.retryAt, p.fresh, p.sessions, p.size, p.last, p.bytes, p.marks, len(p.waiters))
 	fmt.Fprintln(h, d.reconfiguration.words()...)
 	fmt.Fprintln(h, d.reads.words()...)
+	for _, r := range d.resolutions {
+		fmt.Fprintln(h, r.EntryID)
+	}
 	for _, r := range d.requests {
 		fmt.Fprintln(h, r.to, r.term, r.role, r.promise, r.message)
 	}

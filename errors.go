@@ -41,6 +41,20 @@ var (
 // again may apply it twice.
 var ErrOutcomeUnknown = errors.New("raft: outcome unknown")
 
+// Errors of a [Session].
+var (
+	// ErrSessionExpired is returned for a command, or an attempt at one, that was not
+	// executed since its session is closed, or has expired. What was proposed in it before
+	// and has no outcome may have been executed: a new session knows nothing of it.
+	ErrSessionExpired = errors.New("raft: session expired")
+
+	// ErrReplyDropped is returned for a command that was executed, once, and whose
+	// reply is not kept any more: there were too many, or the state machine is a
+	// [DurableStateMachine] that was given the command in an earlier life of this node. The Result
+	// has the place of the command, and no response.
+	ErrReplyDropped = errors.New("raft: the command was executed, and its reply is not kept any more")
+)
+
 // Errors of starting a node.
 var (
 	// ErrConfig is matched by the error that NewNode returns for a Config
@@ -247,6 +261,8 @@ const (
 	CodeWrongNode      ErrorCode = 12
 	CodeOtherDisk      ErrorCode = 13
 	CodeInvalidMessage ErrorCode = 14
+	CodeSessionExpired ErrorCode = 20
+	CodeReplyDropped   ErrorCode = 21
 )
 
 // codes pairs each code with its sentinel, most specific first: CodeOf takes
@@ -267,6 +283,8 @@ var codes = []struct {
 	{CodeWrongNode, ErrWrongNode},
 	{CodeOtherDisk, ErrOtherDisk},
 	{CodeInvalidMessage, ErrInvalidMessage},
+	{CodeSessionExpired, ErrSessionExpired},
+	{CodeReplyDropped, ErrReplyDropped},
 }
 
 // codeOnWire is the code that a peer sent. No number that is out of range must

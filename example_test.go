@@ -529,6 +529,60 @@ func ExampleNode_Propose() {
 	// not in the log, safe to propose again: raft: node stopped: solo
 }
 
+// A client that may retry without fear: in a session each command is executed once, whatever
+// happens to leaders and answers meanwhile.
+func ExampleNode_OpenSession() {
+	node := startSolo(new(counter))
+	ctx := context.Background()
+	session, err := node.OpenSession(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 3 {
+		result, err := session.Propose(ctx, []byte("14"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", result.Response)
+	}
+	if err := session.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = session.Propose(ctx, []byte("14"))
+	fmt.Println(errors.Is(err, raft.ErrSessionExpired))
+	node.Stop(ctx)
+	// Output:
+	// 14
+	// 28
+	// 42
+	// true
+}
+
+// Resolve tells what has become of a command whose outcome was left open.
+func ExampleNode_Resolve() {
+	node := startSolo(new(counter))
+	ctx := context.Background()
+	// resolve says whether to propose a command again after an error.
+	resolve := func(err error) (again bool) {
+		var unknown *raft.OutcomeUnknownError
+		if !errors.As(err, &unknown) {
+			return errors.Is(err, raft.ErrNotAccepted)
+		}
+		committed, err := node.Resolve(ctx, unknown.Index, unknown.Term)
+		return err == nil && !committed
+	}
+	result, err := node.Propose(ctx, []byte("42"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(resolve(&raft.OutcomeUnknownError{Index: result.Index, Term: result.Term}))
+	fmt.Println(resolve(&raft.OutcomeUnknownError{Index: result.Index, Term: result.Term - 1}))
+	node.Stop(ctx)
+	// Output:
+	// false
+	// true
+}
+
 // A follower names the leader, so that a client can go there.
 func ExampleNotLeaderError() {
 	err := error(&raft.NotLeaderError{Leader: "node2", Address: "127.0.0.1:5002"})

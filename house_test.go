@@ -191,7 +191,8 @@ func TestHouseNobodySleeps(t *testing.T) {
 func TestHouseTheCoreIsPure(t *testing.T) {
 	forbidden := []string{"context", "crypto/rand", "io", "net", "os", "sync", "sync/atomic", "go.uber.org/zap"}
 	pure := `raft.go election.go replication.go log.go snapshot.go driver.go compaction.go
-		membership.go membership_change.go configurations.go leadership_transfer.go reconfiguration.go read.go read_waiters.go`
+		membership.go membership_change.go configurations.go leadership_transfer.go reconfiguration.go read.go read_waiters.go
+		session_table.go`
 	for _, name := range strings.Fields(pure) {
 		s := parseFile(t, name)
 		for _, path := range s.imports() {
@@ -335,6 +336,7 @@ func scenarios() []string {
 		P1 P2 P3 P5 P6
 		L1 L2 L3 L6 L7 L8 L10 L12 L13
 		C1 C2 C3 C4 C6
+		CS1 CS2 CS3 CS4
 		S1 S2 S5 S7 S8 S11 S12 S15 S16 S17 S18
 		D1 D2 D4 D5 D6 D9 D10 D11 D13 D15 D16 D17 D18
 		W1 W3 W4 W6

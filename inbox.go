@@ -127,7 +127,7 @@ func (q *inbox) ask(answer chan<- Status) bool {
 }
 
 // enqueue leaves a command for the loop if there is room.
-func (q *inbox) enqueue(command []byte, p proposal) error {
+func (q *inbox) enqueue(kind EntryKind, command []byte, p proposal) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	size := proposalSize(len(command))
@@ -138,7 +138,7 @@ func (q *inbox) enqueue(command []byte, p proposal) error {
 		return ErrOverloaded
 	}
 	q.pending += size
-	q.add(command, p)
+	q.add(kind, command, p)
 	return nil
 }
 
@@ -154,8 +154,8 @@ func proposalSize(commandBytes int) int { return entrySize(commandBytes) + propo
 func (b *batch) size() int { return len(b.body) + proposalBytes*len(b.proposals) }
 
 // enqueueWait is enqueue for a caller that waits for room, in turn.
-func (q *inbox) enqueueWait(ctx context.Context, command []byte, p proposal) error {
-	if err := q.enqueue(command, p); err != ErrOverloaded {
+func (q *inbox) enqueueWait(ctx context.Context, kind EntryKind, command []byte, p proposal) error {
+	if err := q.enqueue(kind, command, p); err != ErrOverloaded {
 		return err
 	}
 	if err := q.awaitRoom(ctx, proposalSize(len(command))); err != nil {
@@ -166,7 +166,7 @@ func (q *inbox) enqueueWait(ctx context.Context, command []byte, p proposal) err
 	if q.closed != nil {
 		return q.closed
 	}
-	q.add(command, p)
+	q.add(kind, command, p)
 	return nil
 }
 
@@ -245,7 +245,7 @@ func (q *inbox) grantRoom() {
 }
 
 // add encodes a command into the last batch. Called with mu held.
-func (q *inbox) add(command []byte, p proposal) {
+func (q *inbox) add(kind EntryKind, command []byte, p proposal) {
 	size := entrySize(len(command))
 	var b *batch
 	if n := len(q.batches); n > 0 && len(q.batches[n-1].body)+size <= q.maxBatchBytes {
@@ -257,7 +257,7 @@ func (q *inbox) add(command []byte, p proposal) {
 	if p.wait != nil {
 		p.wait.batch, p.wait.position = b, len(b.proposals)
 	}
-	b.body = appendEntry(b.body, EntryCommand, command)
+	b.body = appendEntry(b.body, kind, command)
 	p.end = len(b.body)
 	b.proposals = append(b.proposals, p)
 	if len(q.batches) == 1 && len(b.proposals) == 1 {

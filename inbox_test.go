@@ -14,7 +14,7 @@ func TestQueueCountsWhatACommandCosts(t *testing.T) {
 	const bound = 1 << 20
 	q := newInbox(bound, 1<<16)
 	n := 0
-	for n < bound && q.enqueue(nil, proposal{done: func(Result, error) {}}) == nil {
+	for n < bound && q.enqueue(EntryCommand, nil, proposal{done: func(Result, error) {}}) == nil {
 		n++
 	}
 	require.LessOrEqual(t, n, bound/proposalBytes)
@@ -25,7 +25,7 @@ func TestQueueCountsWhatACommandCosts(t *testing.T) {
 func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 	q := newInbox(1<<20, 1000)
 	for range 50 {
-		require.NoError(t, q.enqueue(make([]byte, 400), proposal{done: func(Result, error) {}}))
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 400), proposal{done: func(Result, error) {}}))
 	}
 	pending := q.pending
 	require.Empty(t, q.take(nil, 0).batches)
@@ -44,12 +44,14 @@ func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newInbox(1000, 1000)
-		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}}))
 		const callers = 20_000
 		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, callers)
 		for range callers {
-			go func() { left <- q.enqueueWait(ctx, make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+			go func() {
+				left <- q.enqueueWait(ctx, EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}})
+			}()
 		}
 		synctest.Wait()
 		require.Len(t, q.waiting, callers)
@@ -65,7 +67,9 @@ func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
 
 		// Who comes after them gets the room, once there is some.
 		last := make(chan error, 1)
-		go func() { last <- q.enqueueWait(t.Context(), make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+		go func() {
+			last <- q.enqueueWait(t.Context(), EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}})
+		}()
 		time.Sleep(time.Second)
 		require.Empty(t, last)
 		require.Len(t, q.take(nil, 1<<30).batches, 1)
@@ -78,14 +82,14 @@ func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
 func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newInbox(1000, 1000)
-		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}}))
 		served := make(chan int, 5)
 		var leave []context.CancelFunc
 		for i := range 5 {
 			ctx, cancel := context.WithCancel(t.Context())
 			leave = append(leave, cancel)
 			go func() {
-				if q.enqueueWait(ctx, make([]byte, 900), proposal{done: func(Result, error) {}}) == nil {
+				if q.enqueueWait(ctx, EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}}) == nil {
 					served <- i
 				}
 			}()
@@ -109,10 +113,12 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 func TestA2WaitForRoomEndsWithTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newInbox(1000, 1000)
-		require.NoError(t, q.enqueue(make([]byte, 900), proposal{done: func(Result, error) {}}))
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}}))
 		ended := make(chan error, 3)
 		for range cap(ended) {
-			go func() { ended <- q.enqueueWait(t.Context(), make([]byte, 900), proposal{done: func(Result, error) {}}) }()
+			go func() {
+				ended <- q.enqueueWait(t.Context(), EntryCommand, make([]byte, 900), proposal{done: func(Result, error) {}})
+			}()
 		}
 		synctest.Wait()
 		require.Empty(t, ended)

@@ -20,6 +20,10 @@ const (
 	EntryNoop          EntryKind = 1 // appended by each new leader (thesis §6.4)
 	EntryCommand       EntryKind = 2 // for the state machine
 	EntryConfiguration EntryKind = 3 // the members (ch. 4)
+
+	EntryOpenSession    EntryKind = 4 // of a client (§6.3)
+	EntrySessionCommand EntryKind = 5 // for the state machine, unless it had it before
+	EntryCloseSession   EntryKind = 6
 )
 
 // LogEntry is one entry of the log.

@@ -295,7 +295,7 @@ func (l *loop) apply() {
 			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
 		}
 	}()
-	a := newApplier(l.ctx, l.node.machine, l.node.storage, l.readBytes, l.report, &l.stopped)
+	a := newApplier(l.ctx, l.node.machine, l.node.sessions, l.node.storage, l.readBytes, l.report, &l.stopped)
 	for task := range l.applies {
 		if err := a.run(task); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})
@@ -340,6 +340,7 @@ func (l *loop) shutDown(cause error) {
 	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))
 	d.endMembershipWaits(stoppedBy(n.config.ID, cause))
 	d.endReads(stoppedBy(n.config.ID, cause))
+	d.endResolutions(stoppedBy(n.config.ID, cause))
 	for _, o := range d.work.outcomes {
 		o.done(o.index, o.err)
 	}

@@ -32,6 +32,7 @@ type Node struct {
 	done      chan struct{} // closed at the end of Run
 
 	storage  Storage                // set by Run before anything else uses it
+	sessions *sessionTable          // likewise, and then the applier's
 	identity atomic.Pointer[Header] // of requests that callers' goroutines send; set by Run, and by the loop
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
@@ -176,11 +177,16 @@ func (n *Node) proposeHere(ctx context.Context, command []byte) (Result, error) 
 	if err := n.checkCommand(command); err != nil {
 		return Result{}, err
 	}
+	return n.propose(ctx, EntryCommand, command)
+}
+
+// propose is Propose for an entry of any kind whose outcome the applier knows.
+func (n *Node) propose(ctx context.Context, kind EntryKind, data []byte) (Result, error) {
 	if ctx.Err() != nil {
 		return Result{}, leftQueue(ctx)
 	}
 	w := n.pool.Get().(*waiter)
-	if err := n.inbox.enqueueWait(ctx, command, proposal{wait: w}); err != nil {
+	if err := n.inbox.enqueueWait(ctx, kind, data, proposal{wait: w}); err != nil {
 		n.pool.Put(w)
 		return Result{}, err
 	}
@@ -228,7 +234,7 @@ func (n *Node) ProposeAsync(command []byte, done func(Result, error)) {
 	}
 	err := n.checkCommand(command)
 	if err == nil {
-		err = n.inbox.enqueue(command, proposal{done: done})
+		err = n.inbox.enqueue(EntryCommand, command, proposal{done: done})
 	}
 	if err != nil {
 		n.callBack(func() { done(Result{}, err) })
@@ -548,7 +554,7 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return startDriver(ctx, c, storage.Snapshots(), n.durable, driverSettings{
+	d, err := startDriver(ctx, c, storage.Snapshots(), n.durable, driverSettings{
 		maxApplyBytes:     4 * n.config.MaxBatchBytes,
 		maxUnappliedBytes: n.config.MaxUnappliedBytes,
 		logCacheBytes:     n.config.LogCacheBytes,
@@ -556,6 +562,14 @@ func (n *Node) recover(ctx context.Context) (*driver, error) {
 		snapshotBytes:     n.config.SnapshotBytes,
 		trailingEntries:   n.config.TrailingEntries,
 	})
+	if err != nil {
+		return nil, err
+	}
+	n.sessions = newSessionTable()
+	if n.durable != nil {
+		n.sessions, err = recoverSessions(storage, d)
+	}
+	return d, err
 }
 
 // startDriver returns the driver of a node that starts, with the state that its
@@ -692,6 +706,8 @@ func waiterOf(event any) func(Index, error) {
 	case transferWanted:
 		return e.done
 	case *readWait:
+		return e.done
+	case resolveWanted:
 		return e.done
 	default:
 		return nil

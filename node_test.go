@@ -52,6 +52,64 @@ func TestA1OnlyWhatWasAcceptedMayAppear(t *testing.T) {
 	})
 }
 
+// A1: what the error of a proposal has left open, Resolve settles.
+func TestA1OutcomeIsResolvedLater(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		a := c.leader()
+		bc := c.others(a)
+		resolve := func(id raft.NodeID, u *raft.OutcomeUnknownError) bool {
+			committed, err := c.node(id).Resolve(t.Context(), u.Index, u.Term)
+			require.NoError(t, err)
+			return committed
+		}
+		c.network.Cut(bc[0], a)
+		c.network.Cut(bc[1], a)
+		kept := c.proposeLater(t.Context(), a, "kept")
+		synctest.Wait()
+		c.network.Isolate(a)
+		lost := c.proposeLater(t.Context(), a, "lost")
+		b := c.leaderOf(bc...)
+		one := requireUnknown(t, receive(t, kept, "the outcome").err)
+		two := requireUnknown(t, receive(t, lost, "the outcome").err)
+		require.True(t, resolve(b, one))
+		require.False(t, resolve(b, two), "the new leader's own entry is in its place")
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := c.node(a).Resolve(ctx, two.Index, two.Term)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "who is cut off cannot know")
+		waits := make(chan bool, 2)
+		for _, u := range []*raft.OutcomeUnknownError{one, two} {
+			go func() { waits <- resolve(a, u) }()
+		}
+		synctest.Wait()
+		require.Empty(t, waits)
+		c.network.Heal()
+		c.settled("kept")
+		require.NotEqual(t, <-waits, <-waits)
+		for _, id := range c.ids {
+			require.True(t, resolve(id, one))
+			require.False(t, resolve(id, two))
+		}
+
+		_, err = c.node(a).Resolve(t.Context(), 0, 0)
+		require.ErrorContains(t, err, "nothing is known")
+		stopped := make(chan error, 1)
+		node := c.node(a)
+		go func() {
+			_, err := node.Resolve(t.Context(), 1000, c.status(b).Term)
+			stopped <- err
+		}()
+		synctest.Wait()
+		c.stop(a)
+		require.ErrorIs(t, <-stopped, raft.ErrStopped)
+		_, err = node.Resolve(t.Context(), one.Index, one.Term)
+		require.ErrorIs(t, err, raft.ErrStopped)
+	})
+}
+
 // slowStorage takes its time to load.
 type slowStorage struct{ raft.Storage }
 

@@ -111,11 +111,12 @@ type rigNode struct {
 	disk        *vfs.Memory // below the storage, if that is in files
 	driver      *driver
 
-	saving  *SaveBatch // the write under way
-	stalled bool       // writes do not end by themselves
-	task    *applyTask
-	slow    bool // the state machine does not get on by itself
-	machine rigMachine
+	saving   *SaveBatch // the write under way
+	stalled  bool       // writes do not end by themselves
+	task     *applyTask
+	slow     bool // the state machine does not get on by itself
+	machine  rigMachine
+	sessions *sessionTable
 
 	reads   []read // under way
 	unread  bool   // reads do not end by themselves
@@ -338,6 +339,7 @@ func (n *rigNode) boot(restarted bool) {
 	require.NoError(n.rig.t, err)
 	n.started = true
 	n.machine, n.task, n.saving, n.reads, n.failure, n.was = rigMachine{}, nil, nil, nil, nil, nil
+	n.sessions = newSessionTable()
 	n.snapshots = snapshotWork{receiver: snapshotReceiver{store: n.Snapshots()}, slow: n.snapshots.slow}
 	n.advance(nil, nil)
 }
@@ -704,7 +706,7 @@ func (r *rig) apply(id NodeID) {
 		return
 	}
 	var events []any
-	a := newApplier(r.t.Context(), &n.machine, n, 100, func(event any) { events = append(events, event) }, new(atomic.Bool))
+	a := newApplier(r.t.Context(), &n.machine, n.sessions, n, 100, func(event any) { events = append(events, event) }, new(atomic.Bool))
 	task := n.task
 	n.task = nil
 	err := a.run(task)

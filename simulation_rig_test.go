@@ -280,6 +280,7 @@ type simNode struct {
 	storage   *diskStorage
 	inbox     *inbox
 	machine   *simMachine
+	sessions  *sessionTable
 	saving    *SaveBatch
 	waiting   func() // what waits for a disk that hangs
 	durable   HardState
@@ -373,7 +374,7 @@ func (n *simNode) boot(storage *diskStorage) error {
 	n.driver, n.receiver = d, snapshotReceiver{store: snapshots}
 	n.driver.verify = false // the judge looks at it, without a copy for each step
 	n.inbox = newInbox(n.settings.pending, simBatch)
-	n.machine = &simMachine{node: n, store: sim.NewStore()}
+	n.machine, n.sessions = &simMachine{node: n, store: sim.NewStore()}, newSessionTable()
 	n.saving, n.waiting, n.chunk, n.events = nil, nil, Entries{}, nil
 	return nil
 }
@@ -697,7 +698,7 @@ func (n *simNode) apply(task *applyTask) {
 			return
 		}
 		n.machine.task = nil
-		a := newApplier(context.Background(), n.machine, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
+		a := newApplier(context.Background(), n.machine, n.sessions, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
 		if err := a.run(task); err != nil {
 			n.post(failed{err})
 		}

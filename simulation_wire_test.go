@@ -242,7 +242,7 @@ func (m simMachines) unlessOver(by float64) float64 {
 // propose leaves a client's command with the node, and calls back when its
 // outcome is known.
 func (n *simNode) propose(op *sim.Operation, ended func()) {
-	err := n.inbox.enqueue([]byte(op.Command), proposal{done: func(result Result, err error) {
+	err := n.inbox.enqueue(EntryCommand, []byte(op.Command), proposal{done: func(result Result, err error) {
 		n.conclude(op, result, err)
 		ended()
 	}})

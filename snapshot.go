@@ -15,6 +15,7 @@ import (
 type SnapshotMetadata struct {
 	EntryID                          // the last entry that it covers
 	Configuration ConfigurationEntry // the one in force at that entry (§5.1)
+	Sessions      []byte             // of clients at that entry (§6.3), see [sessionTable]; empty: there was none ever
 }
 
 // transfer is how far a snapshot has got, as either end knows it. The leader has at

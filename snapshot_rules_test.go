@@ -429,7 +429,7 @@ func TestMembersComeWithASnapshot(t *testing.T) {
 	moved := ConfigurationEntry{7, configuration{members: members}.encode()}
 	store := NewMemorySnapshotStore()
 	require.NoError(t, store.open(r.fingerprint))
-	written := store.write(t.Context(), snapshotJob{SnapshotMetadata{EntryID{8, 2}, moved}, stateView(stateAfter(entries))})
+	written := store.write(t.Context(), snapshotJob{SnapshotMetadata{EntryID: EntryID{8, 2}, Configuration: moved}, stateView(stateAfter(entries))})
 	require.NoError(t, written.err)
 	chunk := store.read(t.Context(), snapshotRead{id: EntryID{8, 2}, bytes: math.MaxInt32})
 	require.NoError(t, chunk.err)

@@ -352,4 +352,8 @@ func (m *SnapshotMetadata) unmarshal(data []byte) error {
 func (m *SnapshotMetadata) fields(c *codec) {
 	number(c, &m.Configuration.Index)
 	c.bytes(&m.Configuration.Data)
+	if c.reading && c.left == 0 || !c.reading && len(m.Sessions) == 0 { // as before there were sessions
+		return
+	}
+	c.bytes(&m.Sessions)
 }

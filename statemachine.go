@@ -92,7 +92,9 @@ type SnapshotView interface {
 // DurableStateMachine is an optional extension of [StateMachine], found by type
 // assertion, for one that keeps its own state on a disk: commands that it has
 // applied before a restart are not applied again, and snapshots are taken only for
-// followers that need one, and by [Node.TakeSnapshot]. It must make durable,
+// followers that need one, and by [Node.TakeSnapshot], until clients open sessions: these
+// are kept in snapshots, which are taken as of any other state machine from then on, and of
+// commands in sessions that it has applied the replies are not known. It must make durable,
 // together with the effect of a command, the index of that: it implements
 // [BatchStateMachine] to learn that. The index is a part of its snapshots.
 type DurableStateMachine interface {
@@ -139,6 +141,7 @@ func (t *applyTask) claim(index Index) []waitingRun {
 // proposers. It runs on a goroutine of its own.
 type applier struct {
 	machine   StateMachine
+	sessions  *sessionTable
 	batcher   BatchStateMachine // instead, if the machine is one
 	report    func(event any)   // tells the loop
 	stopped   *atomic.Bool      // the node stops: leave the rest of the task
@@ -149,11 +152,12 @@ type applier struct {
 	size     int // of the next chunk, in commands
 	commands []Command
 	results  []ApplyResult
+	steps    []sessionStep // of the entries of sessions among the chunk
 }
 
-func newApplier(ctx context.Context, machine StateMachine, storage Storage, readBytes int, report func(any), stopped *atomic.Bool) *applier {
+func newApplier(ctx context.Context, machine StateMachine, sessions *sessionTable, storage Storage, readBytes int, report func(any), stopped *atomic.Bool) *applier {
 	batcher, _ := machine.(BatchStateMachine)
-	return &applier{ctx: ctx, machine: machine, batcher: batcher, storage: storage, readBytes: readBytes, report: report, stopped: stopped}
+	return &applier{ctx: ctx, machine: machine, sessions: sessions, batcher: batcher, storage: storage, readBytes: readBytes, report: report, stopped: stopped}
 }
 
 const (
@@ -179,7 +183,7 @@ func (a *applier) run(task *applyTask) error {
 // applyAll applies entries. What is not in memory any more is read piece by piece,
 // unless a snapshot has taken its place meanwhile.
 func (a *applier) applyAll(task *applyTask) error {
-	a.commands = a.commands[:0]
+	a.commands, a.steps = a.commands[:0], a.steps[:0]
 	a.size = 1
 	if a.batcher != nil {
 		a.size = maxApplyCommands
@@ -221,10 +225,11 @@ func (a *applier) entries(task *applyTask, first Index) (Entries, error) {
 func (a *applier) feed(task *applyTask, entries Entries) error {
 	start := time.Now()
 	for entry := range entries.All() {
-		if entry.Kind != EntryCommand {
+		command, ok := a.commandIn(entry)
+		if !ok {
 			continue
 		}
-		a.commands = append(a.commands, Command{entry.Index, entry.Term, entry.Data})
+		a.commands = append(a.commands, Command{entry.Index, entry.Term, command})
 		if len(a.commands) < a.size {
 			continue
 		}
@@ -243,10 +248,24 @@ func (a *applier) feed(task *applyTask, entries Entries) error {
 	return a.apply(task)
 }
 
+// commandIn returns the command of an entry, if it has one that is to be executed.
+func (a *applier) commandIn(entry LogEntry) (command []byte, ok bool) {
+	switch entry.Kind {
+	case EntryCommand:
+		return entry.Data, true
+	case EntryOpenSession, EntrySessionCommand, EntryCloseSession:
+		step, command := a.sessions.take(entry)
+		a.steps = append(a.steps, step)
+		return command, step.executes
+	default:
+		return nil, false
+	}
+}
+
 // apply applies the commands gathered, and answers their proposers.
 func (a *applier) apply(task *applyTask) error {
 	n := len(a.commands)
-	if n == 0 {
+	if n == 0 && len(a.steps) == 0 {
 		return nil
 	}
 	a.results = slices.Grow(a.results[:0], n)[:n]
@@ -254,15 +273,35 @@ func (a *applier) apply(task *applyTask) error {
 	if err := a.execute(); err != nil || a.stopped.Load() {
 		return err
 	}
+	a.settleSessions()
 	a.answer(task)
 	clear(a.commands)
-	a.commands = a.commands[:0]
+	clear(a.steps)
+	a.commands, a.steps = a.commands[:0], a.steps[:0]
 	return nil
+}
+
+// settleSessions has the sessions know what their commands have led to.
+func (a *applier) settleSessions() {
+	next := 0
+	for i := range a.steps {
+		step, reply := &a.steps[i], (*sessionReply)(nil)
+		if step.executes {
+			for a.commands[next].Index < step.Index {
+				next++
+			}
+			reply = replyOf(a.results[next])
+		}
+		a.sessions.settle(step, reply)
+	}
 }
 
 // execute lets the state machine have the commands gathered. What it panics
 // with stops the node.
 func (a *applier) execute() (err error) {
+	if len(a.commands) == 0 {
+		return nil
+	}
 	at := a.commands[0].Index
 	defer func() {
 		if p := recover(); p != nil {
@@ -285,23 +324,41 @@ func (a *applier) execute() (err error) {
 
 // answer ends the waits for the commands gathered.
 func (a *applier) answer(task *applyTask) {
-	next := 0
-	for _, w := range task.claim(a.commands[len(a.commands)-1].Index) {
+	commands, results, steps := a.commands, a.results, a.steps
+	for _, w := range task.claim(a.lastGathered()) {
 		for i := range w.proposals {
 			index := w.first + Index(i)
-			for a.commands[next].Index < index {
-				next++
+			for len(steps) > 0 && steps[0].Index < index {
+				steps = steps[1:]
 			}
-			if a.commands[next].Index != index || a.commands[next].Term != w.term {
-				panic(fmt.Sprintf("raft: a caller waits for entry %d of term %d, and entry %d of term %d was applied", index, w.term, a.commands[next].Index, a.commands[next].Term))
+			if len(steps) > 0 && steps[0].EntryID == (EntryID{index, w.term}) {
+				w.proposals[i].complete(steps[0].outcome())
+				continue
 			}
-			result, err := a.results[next], error(nil)
-			if result.Err != nil {
-				err = &ApplyError{index, result.Err}
+			for len(commands) > 0 && commands[0].Index < index {
+				commands, results = commands[1:], results[1:]
 			}
-			w.proposals[i].complete(Result{index, w.term, result.Response}, err)
+			if len(commands) == 0 || commands[0].Index != index || commands[0].Term != w.term {
+				panic(fmt.Sprintf("raft: a caller waits for entry %d of term %d, which was not applied", index, w.term))
+			}
+			var err error
+			if results[0].Err != nil {
+				err = &ApplyError{index, results[0].Err}
+			}
+			w.proposals[i].complete(Result{index, w.term, results[0].Response}, err)
 		}
 	}
+}
+
+// lastGathered returns the last index that was gathered.
+func (a *applier) lastGathered() (last Index) {
+	if n := len(a.commands); n > 0 {
+		last = a.commands[n-1].Index
+	}
+	if n := len(a.steps); n > 0 {
+		last = max(last, a.steps[n-1].Index)
+	}
+	return last
 }
 
 // restore has the state machine become what a snapshot says.
@@ -318,7 +375,7 @@ func (a *applier) restore(task *applyTask) (err error) {
 		return nil
 	}
 	if err == nil {
-		err = errors.Join(a.restoreFrom(reader), reader.Close())
+		err = errors.Join(a.restoreSessions(reader), a.restoreFrom(reader), reader.Close())
 	}
 	if err != nil {
 		if a.stopped.Load() {
@@ -328,6 +385,19 @@ func (a *applier) restore(task *applyTask) (err error) {
 	}
 	a.report(restored{id, uint64(reader.Info().Size)})
 	return nil
+}
+
+// restoreSessions takes over the sessions of a snapshot.
+func (a *applier) restoreSessions(reader *snapshot.Reader) error {
+	var m SnapshotMetadata
+	if err := m.unmarshal(reader.Metadata()); err != nil {
+		return err
+	}
+	table, err := decodeSessions(m.Sessions)
+	if err == nil {
+		*a.sessions = *table
+	}
+	return err
 }
 
 func (a *applier) restoreFrom(reader *snapshot.Reader) error {
@@ -341,14 +411,17 @@ func (a *applier) restoreFrom(reader *snapshot.Reader) error {
 	return a.machine.Restore(state)
 }
 
-// capture has the state machine hand out its state, or make it durable.
+// capture has the state machine hand out its state, or make it durable. That is enough
+// only until there was a first session: the table of sessions is nowhere but in
+// snapshots, and the log is not compacted without it.
 func (a *applier) capture(task *captureTask) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("raft: state machine panicked while it was asked for a snapshot of entry %d: %v\n%s", task.metadata.Index, p, debug.Stack())
 		}
 	}()
-	if task.syncOnly {
+	task.metadata.Sessions = a.sessions.encode()
+	if task.syncOnly && len(task.metadata.Sessions) == 0 {
 		index, err := a.machine.(DurableStateMachine).Sync()
 		a.report(synced{index, err})
 		return nil
