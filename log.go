@@ -615,13 +615,18 @@ func (l *raftLog) checkInvariants(must func(ok bool, format string, args ...any)
 	before := l.compacted
 	for i, start := range l.terms {
 		follows := start.First > before.Index && start.Term > before.Term || i == 0 && start.Term == before.Term
-		must(follows && start.First <= l.end && (i > 0 || start.First == l.firstKept()), "term %d starts at entry %d, behind entry %d of term %d", start.Term, start.First, before.Index, before.Term)
+		if !follows || start.First > l.end || i == 0 && start.First != l.firstKept() { // must would cost more than all the rest
+			must(false, "term %d starts at entry %d, behind entry %d of term %d", start.Term, start.First, before.Index, before.Term)
+		}
 		before = EntryID{start.First, start.Term}
 	}
 	must(len(l.terms) > 0 || l.end == l.compacted.Index, "no terms of a log from %d to %d", l.firstKept(), l.end)
-	next, bytes := l.cachedFrom(), 0
+	next, bytes, terms := l.cachedFrom(), 0, l.terms
 	for _, r := range l.runs {
-		if r.first != next || r.count == 0 || !l.matches(r.first, r.term) || !l.matches(r.last(), r.term) { // must would cost more than all the rest
+		for len(terms) > 1 && terms[1].First <= r.first {
+			terms = terms[1:]
+		}
+		if r.first != next || r.count == 0 || r.term != terms[0].Term || len(terms) > 1 && r.last() >= terms[1].First {
 			must(false, "run of %d entries of term %d at %d follows entry %d", r.count, r.term, r.first, next-1)
 		}
 		next, bytes = r.last()+1, bytes+r.weight()

@@ -266,7 +266,7 @@ func (m *weigher) Apply(command []byte) ([]byte, error) {
 // F5: a log of many times the memory that it may take, while it grows and when
 // all of it is read again.
 func TestF5LogTakesNoMoreMemoryThanItMay(t *testing.T) {
-	const size, commands = 32 << 10, 4000 // 125 MiB
+	const size, commands = 32 << 10, 1600 // 50 MiB
 	config := raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a"})
 	config.SnapshotEntries, config.SnapshotBytes = math.MaxInt, math.MaxInt
 	config.Storage, config.LogCacheBytes, config.MaxBatchBytes = &rote{size: size, snapshots: raft.NewMemorySnapshotStore()}, 1<<20, 256<<10

@@ -36,7 +36,7 @@ func TestFollowerBehindASlowLinkCatchesUp(t *testing.T) {
 				leader := c.leader()
 				slow := c.others(leader)[0]
 				c.network.Isolate(slow)
-				const commands, size = 64, 64 << 10
+				const commands, size = 48, 64 << 10
 				for range commands {
 					c.propose(leader, string(make([]byte, size)))
 				}

@@ -719,7 +719,7 @@ func TestF5CompactedEntriesAreFree(t *testing.T) {
 // up afterwards.
 func TestN3LogIsCompactedWithoutAFollower(t *testing.T) {
 	const size, limit = 256 << 10, 4 << 20
-	commands := 1500
+	commands := 700
 	if testing.Short() || testenv.Race {
 		commands = 400
 	}
