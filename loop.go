@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -81,6 +82,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // whatever else has happened at the same moment
 		}
+		runtime.Gosched()
 		in := l.node.inbox.take(events, l.driver.proposalRoom())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
