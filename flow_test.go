@@ -98,6 +98,7 @@ func TestFullStreamHoldsBackOnly(t *testing.T) {
 	c := r.core("b")
 	p := c.peer("a")
 	r.acknowledge("b", "a", c.log.last())
+	r.do("b")
 	r.acknowledge("b", "a", c.log.last()) // what told it the commit index
 	for i := range 4 {
 		r.propose("b", fmt.Sprint(i))

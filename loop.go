@@ -79,10 +79,10 @@ func (l *loop) serve(ctx context.Context) error {
 		case <-l.node.stop:
 			return nil
 		}
+		runtime.Gosched() // who can run, such as callers that were just answered, may leave more: it all goes in one batch
 		if ctx.Err() != nil {
 			return nil // whatever else has happened at the same moment
 		}
-		runtime.Gosched()
 		in := l.node.inbox.take(events, l.driver.proposalRoom())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)

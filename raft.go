@@ -95,6 +95,7 @@ type core struct {
 	candidacy        uint64        // candidate: the change that holds its own vote
 	ballots          map[NodeID]ballot
 
+	settled      Index         // leader: commitIndex before the present batch of steps: it is announced alone only if no entries followed it at once
 	heartbeatDue time.Duration // leader: when the next round starts
 	round        uint64        // leader: counts rounds of heartbeats
 	readRound    uint64        // the last round that reads have asked for
@@ -351,6 +352,7 @@ func (c *core) finish(now time.Duration) effects {
 			c.replicate(now, p)
 		}
 	}
+	c.settled = c.commitIndex
 	out := c.out
 	c.out = effects{}
 	return out
@@ -593,7 +595,7 @@ func (c *core) hash() uint64 {
 		number(uint64(entry.Index))
 		text(string(entry.Data))
 	}
-	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex))
+	number(uint64(c.log.durable), uint64(c.log.handed), uint64(c.log.writing), uint64(c.commitIndex), uint64(c.settled))
 	number(uint64(c.log.compacted.Index), uint64(c.log.compacted.Term), uint64(c.log.told), uint64(c.log.end), uint64(c.log.cachedFrom()))
 	number(uint64(c.snapshot.Index), uint64(c.snapshot.Term), c.installing)
 	for _, start := range c.log.terms {

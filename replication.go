@@ -142,7 +142,7 @@ func (c *core) replicate(now time.Duration, p *progress) {
 			c.out.reads = append(c.out.reads, read{p.id, c.currentTerm, p.next, c.log.cachedFrom() - 1, c.batchBytes(p)})
 			return
 		}
-		announce := min(c.commitIndex, p.match) > p.sentCommit && len(p.inflight) == 0
+		announce := min(c.settled, p.match) > p.sentCommit && len(p.inflight) == 0
 		if entries.Len() == 0 && !announce && !(p.probing && p.match < c.log.last()) {
 			return
 		}

@@ -20,11 +20,13 @@ func often(config *raft.Config) {
 	config.SnapshotEntries, config.SnapshotBytes, config.TrailingEntries = 20, 1<<20, 5
 }
 
-// proposeMany proposes commands, numbered from a number on.
+// proposeMany proposes commands, numbered from a number on, each when all have the one
+// before.
 func (c *cluster) proposeMany(id raft.NodeID, from, n int) {
 	c.t.Helper()
 	for i := range n {
 		c.propose(id, fmt.Sprint("command ", from+i))
+		synctest.Wait()
 	}
 }
 

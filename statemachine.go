@@ -224,6 +224,7 @@ func (a *applier) entries(task *applyTask, first Index) (Entries, error) {
 // and none waits for long.
 func (a *applier) feed(task *applyTask, entries Entries) error {
 	start := time.Now()
+	reported := start
 	for entry := range entries.All() {
 		command, ok := a.commandIn(entry)
 		if !ok {
@@ -236,8 +237,11 @@ func (a *applier) feed(task *applyTask, entries Entries) error {
 		if err := a.apply(task); err != nil || a.stopped.Load() {
 			return err
 		}
-		a.report(appliedUpTo{index: entry.Index})
 		now := time.Now()
+		if now.Sub(reported) >= slowChunk { // else the end of the task comes soon enough
+			a.report(appliedUpTo{index: entry.Index})
+			reported = now
+		}
 		if took := now.Sub(start); took < slowChunk {
 			a.size = min(2*a.size, maxApplyCommands)
 		} else if a.batcher == nil {
