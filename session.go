@@ -55,6 +55,27 @@ func newSession(n *Node, id Index) *Session {
 // session of the cluster ever has the same.
 func (s *Session) ID() Index { return s.id }
 
+// SessionPlace is where a command stands in a session, for clients outside of this process:
+// they number their own commands, and propose one again on any member, as the same.
+type SessionPlace struct {
+	Session      Index  // as [Session.ID] returned it
+	Sequence     uint64 // of the command: 1 is the first of its session, and no two have the same
+	FirstAwaited uint64 // the lowest sequence number whose reply the client still waits for, this one's at most
+}
+
+// valid refuses what no client may say. Members remember what was executed from the first
+// command on that is waited for, so many of them at most.
+func (p SessionPlace) valid() error {
+	switch {
+	case p.Session == 0 || p.Sequence == 0 || p.FirstAwaited == 0:
+		return fmt.Errorf("command %d of session %d, whose client waits for those from %d on: none of them may be 0", p.Sequence, p.Session, p.FirstAwaited)
+	case p.Sequence < p.FirstAwaited || p.Sequence-p.FirstAwaited >= sessionWindow:
+		return fmt.Errorf("command %d of session %d, whose client waits for those from %d on: want one of the %d from there on", p.Sequence, p.Session, p.FirstAwaited, sessionWindow)
+	default:
+		return nil
+	}
+}
+
 // Propose is [Node.Propose] for a command that is executed once at most. It is proposed
 // again for as long as ctx lasts, when leadership was lost or the outcome is unknown, and
 // the result is that of the one execution, as it was first given. The text of an
@@ -70,54 +91,87 @@ func (s *Session) Propose(ctx context.Context, command []byte) (Result, error) {
 	if err := s.node.checkCommand(command); err != nil {
 		return Result{}, err
 	}
-	sequence, err := s.begin(ctx)
+	place, err := s.begin(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	defer s.end(sequence)
-	var open attempts
-	for {
-		result, err := s.try(ctx, sequence, command)
-		if !open.goOn(ctx, err) {
-			return result, open.outcome(ctx, err)
-		}
-		if errors.Is(err, ErrNotLeader) && !s.node.awaitLeadership(ctx) {
-			return Result{}, open.outcome(ctx, fmt.Errorf("%w, and then: %w", err, stoppedWaiting(ctx)))
-		}
-	}
+	defer s.end(place.Sequence)
+	return s.node.ProposeInSession(ctx, place, command)
 }
 
-// Close ends the session: nothing is executed in it any more. One that is not closed, since
-// its client has crashed, expires in time.
-func (s *Session) Close(ctx context.Context) error {
-	closing := sessionClosing{s.id}
-	data, err := closing.marshal()
+// ProposeInSession is [Session.Propose] for a client that keeps the numbers itself, since it
+// lives in another process: whichever member it asks again, and however often, a command of
+// the same place is executed once, and all who ask get that reply. It is for the client to
+// see to it that a place belongs to one command, and that it does not name as awaited
+// what is above a number that it may propose again: what is below that is not executed any
+// more, and the error matches [ErrReplyDropped], with an empty Result.
+//
+// A place with a zero, or 256 or more numbers ahead of FirstAwaited, is refused with
+// [ErrNotAccepted].
+func (n *Node) ProposeInSession(ctx context.Context, at SessionPlace, command []byte) (Result, error) {
+	if err := at.valid(); err != nil {
+		return Result{}, fmt.Errorf("%w: %w", ErrNotAccepted, err)
+	}
+	if err := n.checkCommand(command); err != nil {
+		return Result{}, err
+	}
+	data, err := (&sessionCommand{at, command}).marshal()
+	if err != nil {
+		return Result{}, err
+	}
+	return n.proposeUntilKnown(ctx, EntrySessionCommand, data)
+}
+
+// Close ends the session, as [Node.CloseSession] does.
+func (s *Session) Close(ctx context.Context) error { return s.node.CloseSession(ctx, s.id) }
+
+// CloseSession ends a session: nothing is executed in it any more. One that is not closed, since
+// its client has crashed, expires in time. It is tried again for as long as ctx lasts, and
+// does nothing if there is no such session.
+func (n *Node) CloseSession(ctx context.Context, id Index) error {
+	data, err := (&sessionClosing{id}).marshal()
 	if err != nil {
 		return err
 	}
-	if _, err = s.node.propose(ctx, EntryCloseSession, data); errors.Is(err, ErrSessionExpired) {
+	if _, err = n.proposeUntilKnown(ctx, EntryCloseSession, data); errors.Is(err, ErrSessionExpired) {
 		return nil
 	}
 	return err
 }
 
-// begin gives a command its number. It waits while the first one under way is so many
+// proposeUntilKnown proposes an entry that does nothing where it stands in the log once more,
+// as often as it takes.
+func (n *Node) proposeUntilKnown(ctx context.Context, kind EntryKind, data []byte) (Result, error) {
+	var open attempts
+	for {
+		result, err := n.propose(ctx, kind, data)
+		if !open.goOn(ctx, err) {
+			return result, open.outcome(ctx, err)
+		}
+		if errors.Is(err, ErrNotLeader) && !n.awaitLeadership(ctx) {
+			return Result{}, open.outcome(ctx, fmt.Errorf("%w, and then: %w", err, stoppedWaiting(ctx)))
+		}
+	}
+}
+
+// begin gives a command its place. It waits while the first one under way is so many
 // numbers back as members remember at most.
-func (s *Session) begin(ctx context.Context) (uint64, error) {
+func (s *Session) begin(ctx context.Context) (SessionPlace, error) {
 	for {
 		s.mu.Lock()
-		sequence, room, moved := s.next, s.next < s.acked+sessionWindow, s.moved
+		place, moved := SessionPlace{s.id, s.next, s.acked}, s.moved
+		room := place.valid() == nil
 		if room {
 			s.next++
 		}
 		s.mu.Unlock()
 		if room {
-			return sequence, nil
+			return place, nil
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return 0, leftQueue(ctx)
+			return SessionPlace{}, leftQueue(ctx)
 		}
 	}
 }
@@ -139,19 +193,6 @@ func (s *Session) end(sequence uint64) {
 	}
 	close(s.moved)
 	s.moved = make(chan struct{})
-}
-
-// try proposes a command once. Along with it the members learn which replies are not waited
-// for any more.
-func (s *Session) try(ctx context.Context, sequence uint64, command []byte) (Result, error) {
-	s.mu.Lock()
-	entry := sessionCommand{s.id, sequence, s.acked, command}
-	s.mu.Unlock()
-	data, err := entry.marshal()
-	if err != nil {
-		return Result{}, err
-	}
-	return s.node.propose(ctx, EntrySessionCommand, data)
 }
 
 // attempts are those at one command whose outcome is not known.
