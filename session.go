@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Session is a client of the cluster whose commands are executed once each, however often
@@ -19,7 +20,8 @@ import (
 // [ErrSessionExpired] and is not executed. A reply is dropped when all of them take more than
 // Config.SessionReplyBytes: see [ErrReplyDropped].
 //
-// A Session lives on its node. While that does not lead, commands wait until it does.
+// A Session lives on its node. While that does not lead, commands wait until it does, or
+// with Config.ForwardProposals are sent on to the leader, once there is one.
 type Session struct {
 	node *Node
 	id   Index
@@ -31,20 +33,26 @@ type Session struct {
 	moved chan struct{}       // closed, and replaced, when acked grows
 }
 
-// OpenSession opens a session of a client, by an entry of the log. Call it on the leader.
+// OpenSession opens a session of a client, by an entry of the log. Call it on the leader, or
+// with Config.ForwardProposals on any member.
 // Errors are those of [Node.Propose]; what an unknown outcome may leave behind is a
 // session that nobody uses.
 func (n *Node) OpenSession(ctx context.Context) (*Session, error) {
-	opening := sessionOpening{uint64(n.config.MaxSessions), uint64(n.config.SessionReplyBytes)}
-	data, err := opening.marshal()
+	data, err := n.sessionOpening()
 	if err != nil {
 		return nil, err
 	}
-	result, err := n.propose(ctx, EntryOpenSession, data)
+	result, err := n.proposeOrForward(ctx, EntryOpenSession, data)
 	if err != nil {
 		return nil, err
 	}
 	return newSession(n, result.Index), nil
+}
+
+// sessionOpening is what a leader of these settings has in the entry that opens a session.
+func (n *Node) sessionOpening() ([]byte, error) {
+	opening := sessionOpening{uint64(n.config.MaxSessions), uint64(n.config.SessionReplyBytes)}
+	return opening.marshal()
 }
 
 func newSession(n *Node, id Index) *Session {
@@ -144,11 +152,11 @@ func (n *Node) CloseSession(ctx context.Context, id Index) error {
 func (n *Node) proposeUntilKnown(ctx context.Context, kind EntryKind, data []byte) (Result, error) {
 	var open attempts
 	for {
-		result, err := n.propose(ctx, kind, data)
+		result, err := n.proposeOrForward(ctx, kind, data)
 		if !open.goOn(ctx, err) {
 			return result, open.outcome(ctx, err)
 		}
-		if errors.Is(err, ErrNotLeader) && !n.awaitLeadership(ctx) {
+		if !n.awaitLeader(ctx) {
 			return Result{}, open.outcome(ctx, fmt.Errorf("%w, and then: %w", err, stoppedWaiting(ctx)))
 		}
 	}
@@ -208,11 +216,17 @@ func (a *attempts) goOn(ctx context.Context, err error) bool {
 	case errors.As(err, &unknown):
 		a.count, a.last = a.count+1, unknown
 		return ctx.Err() == nil
-	case errors.Is(err, ErrNotLeader):
+	case errors.Is(err, ErrNotLeader), errors.Is(err, ErrUnreachable), isPassing(err):
 		return ctx.Err() == nil
 	default:
 		return false
 	}
+}
+
+// isPassing reports whether a leader has refused what it, or the next one, may take later.
+func isPassing(err error) bool {
+	_, ok := refusalIn(err)
+	return ok && (errors.Is(err, ErrStopped) || errors.Is(err, ErrOverloaded))
 }
 
 // outcome is what the last attempt says of all of them: what was refused now may
@@ -238,20 +252,35 @@ func (a *attempts) outcome(ctx context.Context, err error) error {
 	return unknown
 }
 
-// awaitLeadership waits until this node leads, and reports false if ctx has ended before,
-// or the node.
-func (n *Node) awaitLeadership(ctx context.Context) bool {
+// awaitLeader waits until there is a reason to propose again, and reports false if ctx has
+// ended before, or the node: until this node leads, or another that it may forward to. That
+// one has not been of use a moment ago, and is not asked without a pause.
+func (n *Node) awaitLeader(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for present := range n.WatchLeader(ctx) {
-		if present.IsSelf {
+		switch {
+		case present.IsSelf:
 			return true
+		case n.config.ForwardProposals && present.Leader != "":
+			return n.pause(ctx, n.config.HeartbeatInterval)
 		}
 	}
 	return false
 }
 
-// stoppedWaiting is why a wait for leadership has ended.
+// pause reports whether so much time has passed before the end of ctx, or of the node.
+func (n *Node) pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+	case <-n.done:
+	}
+	return false
+}
+
+// stoppedWaiting is why a wait for a leader has ended.
 func stoppedWaiting(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)
