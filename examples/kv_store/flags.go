@@ -64,6 +64,7 @@ func (o options) config(id raft.NodeID) raft.Config {
 		config = raft.Config{ID: id, Address: o.local[0].raft, Join: true}
 	}
 	config.DataDir = o.dataDir(id)
+	config.LeaseReads = true // only reads with ?consistency=lease use it
 	config.SegmentBytes = o.segment
 	config.SnapshotEntries = o.entries
 	config.TrailingEntries = (o.entries + 9) / 10

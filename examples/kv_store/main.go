@@ -189,12 +189,13 @@ type replica struct {
 // The store begins empty each time: the node has snapshots and the log in its data
 // directory, has the store restore the newest one, and applies what follows.
 func newReplica(config raft.Config, founders []member, transport raft.Transport) (*replica, error) {
-	node, err := raft.NewNode(config, newStore(), transport)
+	s := newStore()
+	node, err := raft.NewNode(config, s, transport)
 	if err != nil {
 		return nil, err
 	}
 	return &replica{node, &http.Server{
-		Handler: &api{node: node, founders: founders, timeout: requestTimeout},
+		Handler: &api{node: node, store: s, founders: founders, timeout: requestTimeout},
 		// No client may hold a connection for ever.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       20 * time.Second,

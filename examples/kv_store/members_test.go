@@ -154,7 +154,7 @@ func TestRequestsForMembersThatMakeNoSense(t *testing.T) {
 		"/members?id=%zz":                                        "does not parse",
 		"/transfer?from=x":                                       `parameter "from"`,
 	} {
-		a := &api{failingNode{}, nil, time.Second}
+		a := &api{failingNode{}, newStore(), nil, time.Second}
 		w := httptest.NewRecorder()
 		a.ServeHTTP(w, httptest.NewRequest("POST", path, nil))
 		require.Equal(t, 400, w.Code, "%s: %s", path, w.Body)
@@ -192,7 +192,7 @@ func TestChangesOfMembersThatFail(t *testing.T) {
 				continue // it would wait for a learner
 			}
 			method, path, _ := strings.Cut(request, " ")
-			a := &api{failingNode{test.err}, failingFounders, time.Second}
+			a := &api{failingNode{test.err}, newStore(), failingFounders, time.Second}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest(method, path, nil))
 			got := response{w.Code, w.Body.String(), w.Header()}
@@ -244,7 +244,7 @@ func TestReplacementWaitsForTheNewcomer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			statuses, changed := []raft.Status{leads(0, 0), leads(0, 0), leads(0, 0), leads(8, 0), test.then}, []raft.MemberChange(nil)
-			a := &api{catchingUp{failingNode{}, &statuses, &changed}, failingFounders, time.Second}
+			a := &api{catchingUp{failingNode{}, &statuses, &changed}, newStore(), failingFounders, time.Second}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest("POST", "/members?id=x&raft=h:1&http=h:2&replace=b", nil))
 			require.Equal(t, test.code, w.Code, "%s", w.Body)
