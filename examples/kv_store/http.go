@@ -345,7 +345,9 @@ func refuse(w http.ResponseWriter, status int, err error) {
 
 func answer(w http.ResponseWriter, status int, b body) {
 	w.Header().Set("Content-Type", "application/json")
-	tellIndex(w, b.Index)
+	if b.Index > 0 {
+		tellIndex(w, b.Index)
+	}
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
@@ -361,7 +363,5 @@ func writeValue(w http.ResponseWriter, status int, index raft.Index, value []byt
 
 // tellIndex says where a write stands in the log, or what a read has seen.
 func tellIndex(w http.ResponseWriter, index raft.Index) {
-	if index > 0 {
-		w.Header().Set("Raft-Index", strconv.FormatUint(uint64(index), 10))
-	}
+	w.Header().Set("Raft-Index", strconv.FormatUint(uint64(index), 10))
 }

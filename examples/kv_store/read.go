@@ -38,6 +38,7 @@ func (a *api) serveRead(w http.ResponseWriter, r *http.Request, key string) {
 	}
 	value, exists, at := a.store.read(key)
 	index = max(index, at) // what was applied since is seen too
+	tellIndex(w, index)    // 0, too
 	if !exists {
 		answer(w, http.StatusNotFound, body{Outcome: "applied", Index: index, Error: "the key is absent"})
 		return
