@@ -191,6 +191,7 @@ func TestHTTP(t *testing.T) {
 		"redirects":       testAFollowerRedirects,
 		"reads":           testReadsOfEachNode,
 		"sessions":        testSessions,
+		"readme":          testReadme,
 		"status":          testStatus,
 		"snapshot":        testSnapshot,
 		"compare and set": testCompareAndSetLosesNothing,
