@@ -64,7 +64,7 @@ const (
 // one. Values are raw bytes too. The body of a 409 is the present value, so
 // that the caller can try again from there.
 //
-// Any node takes any request, and serves reads by itself. Asked for anything else one
+// Any node takes any request, and serves reads by itself. Asked for a write or a change, one
 // that does not lead answers 307 with the leader's URL: curl -L and most HTTP clients
 // follow it, with method, headers and body.
 //
