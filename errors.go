@@ -51,8 +51,10 @@ var (
 	// ErrReplyDropped is returned for a command that was executed, once, and whose
 	// reply is not kept any more: there were too many, or the state machine is a
 	// [DurableStateMachine] that was given the command in an earlier life of this node. The Result
-	// has the place of the command, and no response.
-	ErrReplyDropped = errors.New("raft: the command was executed, and its reply is not kept any more")
+	// has the Index and Term of the command, and no response. If it has none of them, the client
+	// had said before that it does not wait for the command: it is not executed now, and nobody
+	// knows whether it was.
+	ErrReplyDropped = errors.New("raft: the reply to the command is not kept any more")
 )
 
 // Errors of starting a node.

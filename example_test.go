@@ -558,6 +558,34 @@ func ExampleNode_OpenSession() {
 	// true
 }
 
+// A client in another process numbers its commands itself, and may ask any member again: the
+// command is executed once, and the reply is the same.
+func ExampleNode_ProposeInSession() {
+	node := startSolo(new(counter))
+	ctx := context.Background()
+	session, err := node.OpenSession(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// request is what such a client sends: here the first is lost on its way back, and sent again.
+	request := func(sequence uint64, command string) {
+		place := raft.SessionPlace{Session: session.ID(), Sequence: sequence, FirstAwaited: sequence}
+		result, err := node.ProposeInSession(ctx, place, []byte(command))
+		fmt.Printf("command %d: %s %v\n", sequence, result.Response, err)
+	}
+	request(1, "40")
+	request(1, "40")
+	request(2, "2")
+	if err := node.CloseSession(ctx, session.ID()); err != nil {
+		log.Fatal(err)
+	}
+	node.Stop(ctx)
+	// Output:
+	// command 1: 40 <nil>
+	// command 1: 40 <nil>
+	// command 2: 42 <nil>
+}
+
 // Resolve tells what has become of a command whose outcome was left open.
 func ExampleNode_Resolve() {
 	node := startSolo(new(counter))

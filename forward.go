@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,25 +17,67 @@ import (
 // outcomes are in the response.
 func (n *Node) HandleForward(ctx context.Context, request *ForwardRequest) (*ForwardResponse, error) {
 	response, err := await[*ForwardResponse](ctx, n, func(respond responder) any { return forwardArrived{request, respond} })
-	if err != nil || response.Code != CodeOK || request.Kind != ForwardPropose {
+	if err != nil || response.Code != CodeOK || request.Kind == ForwardReadIndex {
 		return response, err
 	}
-	return forwardResponse(n.proposeHere(ctx, request.Payload)), nil
+	return forwardResponse(n.proposeFor(ctx, request)), nil
 }
 
-// forward proposes a command at the leader, once, and waits until it is applied here,
+// forwardKinds are how proposals are forwarded, by the kinds of their entries. The payload
+// is the data of the entry.
+var forwardKinds = map[EntryKind]ForwardKind{
+	EntryCommand:        ForwardPropose,
+	EntryOpenSession:    ForwardOpenSession,
+	EntrySessionCommand: ForwardSessionCommand,
+	EntryCloseSession:   ForwardCloseSession,
+}
+
+// isServed reports whether nodes make calls of a kind for each other.
+func isServed(kind ForwardKind) bool {
+	switch kind {
+	case ForwardPropose, ForwardReadIndex, ForwardOpenSession, ForwardSessionCommand, ForwardCloseSession:
+		return true
+	default:
+		return false
+	}
+}
+
+// proposeFor proposes for another member, which may have other limits, and this node's
+// hold.
+func (n *Node) proposeFor(ctx context.Context, request *ForwardRequest) (Result, error) {
+	kind, data, err := EntryCommand, request.Payload, error(nil)
+	switch request.Kind {
+	case ForwardPropose:
+		err = n.checkCommand(data)
+	case ForwardOpenSession:
+		kind = EntryOpenSession
+		data, err = n.sessionOpening()
+	case ForwardSessionCommand:
+		var c sessionCommand
+		kind, err = EntrySessionCommand, c.unmarshal(data)
+		err = cmp.Or(err, n.checkCommand(c.command))
+	case ForwardCloseSession:
+		kind, err = EntryCloseSession, new(sessionClosing).unmarshal(data)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	return n.propose(ctx, kind, data)
+}
+
+// forward proposes at the leader, once, and waits until what has come of it is applied here,
 // too.
-func (n *Node) forward(ctx context.Context, leader NodeID, command []byte) (Result, error) {
+func (n *Node) forward(ctx context.Context, leader NodeID, kind ForwardKind, data []byte) (Result, error) {
 	asking, cancel := n.withoutCause(ctx)
 	defer cancel()
-	request := &ForwardRequest{Header: *n.identity.Load(), Kind: ForwardPropose, Payload: bytes.Clone(command)} // it may be on its way for longer than ctx lasts
+	request := &ForwardRequest{Header: *n.identity.Load(), Kind: kind, Payload: bytes.Clone(data)} // it may be on its way for longer than ctx lasts
 	request.To = leader
 	response, err := either(n.transport.CallForward(asking, leader, request))
 	if err != nil {
 		return Result{}, commandError(err)
 	}
 	result, err := response.outcome(leader)
-	if response.Code != CodeOK && response.Code != CodeApply {
+	if response.Code != CodeOK && response.Code != CodeApply && response.Code != CodeReplyDropped {
 		return Result{}, commandError(err)
 	}
 	if _, lost := n.Read(ctx, ReadOptions{Level: ReadLocal, MinIndex: result.Index}); lost != nil {
@@ -59,7 +102,7 @@ func (n *Node) withoutCause(ctx context.Context) (context.Context, context.Cance
 // commandError puts what became of a forwarded command into one of the two classes: who
 // refused the call has not accepted it, and otherwise nobody knows.
 func commandError(err error) error {
-	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) {
+	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) || err == ErrSessionExpired {
 		return err
 	}
 	if refusal, ok := refusalIn(err); ok && refusal.Unwrap() != nil {
@@ -104,6 +147,10 @@ func (r *ForwardResponse) outcome(from NodeID) (Result, error) {
 		return result, &ApplyError{Index: r.Index, Err: errors.New(r.Message)}
 	case CodeOutcomeUnknown:
 		return Result{}, &OutcomeUnknownError{Index: r.Index, Term: r.Term, Cause: errors.New(r.Message)}
+	case CodeSessionExpired:
+		return Result{}, ErrSessionExpired
+	case CodeReplyDropped:
+		return result, ErrReplyDropped
 	case CodeNotLeader:
 		return Result{}, &NotLeaderError{Leader: r.Leader, Address: r.Address}
 	default:

@@ -153,10 +153,13 @@ type ForwardKind uint8
 
 // The calls that a node forwards to its leader.
 const (
-	ForwardPropose       ForwardKind = 1
-	ForwardReadIndex     ForwardKind = 2
-	ForwardChangeMembers ForwardKind = 3
-	ForwardTransfer      ForwardKind = 4
+	ForwardPropose        ForwardKind = 1
+	ForwardReadIndex      ForwardKind = 2
+	ForwardChangeMembers  ForwardKind = 3
+	ForwardTransfer       ForwardKind = 4
+	ForwardOpenSession    ForwardKind = 5
+	ForwardSessionCommand ForwardKind = 6
+	ForwardCloseSession   ForwardKind = 7
 )
 
 // ForwardRequest is a call that a node sends on to its leader, at most once.

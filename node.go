@@ -164,23 +164,23 @@ func (n *Node) Err() error {
 // that the command is not in the log. Without a deadline of ctx's the leader has 10 election
 // timeouts to answer.
 func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
-	result, err := n.proposeHere(ctx, command)
+	if err := n.checkCommand(command); err != nil {
+		return Result{}, err
+	}
+	return n.proposeOrForward(ctx, EntryCommand, command)
+}
+
+// proposeOrForward is Propose for an entry of any kind whose outcome the applier knows.
+func (n *Node) proposeOrForward(ctx context.Context, kind EntryKind, data []byte) (Result, error) {
+	result, err := n.propose(ctx, kind, data)
 	var elsewhere *NotLeaderError
 	if n.config.ForwardProposals && errors.As(err, &elsewhere) && elsewhere.Leader != "" {
-		return n.forward(ctx, elsewhere.Leader, command)
+		return n.forward(ctx, elsewhere.Leader, forwardKinds[kind], data)
 	}
 	return result, err
 }
 
-// proposeHere is Propose without forwarding.
-func (n *Node) proposeHere(ctx context.Context, command []byte) (Result, error) {
-	if err := n.checkCommand(command); err != nil {
-		return Result{}, err
-	}
-	return n.propose(ctx, EntryCommand, command)
-}
-
-// propose is Propose for an entry of any kind whose outcome the applier knows.
+// propose is proposeOrForward on this node alone.
 func (n *Node) propose(ctx context.Context, kind EntryKind, data []byte) (Result, error) {
 	if ctx.Err() != nil {
 		return Result{}, leftQueue(ctx)

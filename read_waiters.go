@@ -181,17 +181,17 @@ func (d *driver) handleForward(now time.Duration, e forwardArrived) {
 		d.work.replies = append(d.work.replies, reply{respond: e.respond, response: response})
 	}
 	switch {
-	case e.request.Kind != ForwardPropose && e.request.Kind != ForwardReadIndex:
+	case !isServed(e.request.Kind):
 		err := fmt.Errorf("%w: node %s does not serve forwarded calls of kind %d", ErrUnsupported, d.core.settings.id, e.request.Kind)
 		d.work.replies = append(d.work.replies, reply{respond: e.respond, response: err})
 	case d.core.role != Leader:
 		answer(forwardResponse(Result{}, d.notLeader()))
-	case e.request.Kind == ForwardPropose:
-		answer(new(ForwardResponse))
-	default:
+	case e.request.Kind == ForwardReadIndex:
 		d.handleRead(now, &readWait{options: readOptionsIn(e.request), remote: true, done: func(index Index, err error) {
 			e.respond(forwardResponse(Result{Index: index}, err), nil)
 		}})
+	default:
+		answer(new(ForwardResponse))
 	}
 }
 

@@ -32,10 +32,8 @@ type (
 	}
 	// sessionCommand is that of an EntrySessionCommand.
 	sessionCommand struct {
-		session  Index
-		sequence uint64 // of the command in its session, from 1 on
-		acked    uint64 // the client does not wait for those below it any more
-		command  []byte
+		SessionPlace
+		command []byte
 	}
 	// sessionClosing is that of an EntryCloseSession.
 	sessionClosing struct{ session Index }
@@ -159,22 +157,22 @@ func (t *sessionTable) close(step *sessionStep, id Index) {
 
 // command finds out whether a command was executed before.
 func (t *sessionTable) command(step *sessionStep, c sessionCommand) {
-	element, ok := t.sessions[c.session]
+	element, ok := t.sessions[c.Session]
 	if !ok {
 		step.err = ErrSessionExpired
 		return
 	}
 	t.order.MoveToBack(element)
 	s := element.Value.(*session)
-	step.released = s.acknowledge(c.acked)
-	switch e, again := s.executed[c.sequence]; {
+	step.released = s.acknowledge(c.FirstAwaited)
+	switch e, again := s.executed[c.Sequence]; {
 	case again:
 		step.of = e
-	case c.sequence < s.acked:
+	case c.Sequence < s.acked:
 		step.err = ErrReplyDropped
 	default:
 		step.of, step.executes = &execution{EntryID: step.EntryID}, true
-		s.executed[c.sequence] = step.of
+		s.executed[c.Sequence] = step.of
 	}
 }
 
@@ -409,16 +407,16 @@ func (s *sessionCommand) marshal() ([]byte, error) {
 func (s *sessionCommand) unmarshal(data []byte) error {
 	c := reading(data, "sessionCommand")
 	s.fields(&c)
-	if s.acked == 0 || s.sequence < s.acked || s.sequence-s.acked >= sessionWindow {
-		c.fail(fmt.Errorf("command %d in a session whose client waits for those from %d on", s.sequence, s.acked))
+	if err := s.valid(); err != nil {
+		c.fail(err)
 	}
 	return c.done()
 }
 
 func (s *sessionCommand) fields(c *codec) {
-	number(c, &s.session)
-	number(c, &s.sequence)
-	number(c, &s.acked)
+	number(c, &s.Session)
+	number(c, &s.Sequence)
+	number(c, &s.FirstAwaited)
 	c.bytes(&s.command)
 }
 

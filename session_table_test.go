@@ -63,7 +63,7 @@ func (l *sessionLog) open(t *testing.T, sessions, bytes uint64) Index {
 }
 
 func (l *sessionLog) command(t *testing.T, session Index, sequence, acked uint64, command string) Index {
-	return l.add(EntrySessionCommand, bytesOf(t, &sessionCommand{session, sequence, acked, []byte(command)}))
+	return l.add(EntrySessionCommand, bytesOf(t, &sessionCommand{SessionPlace{session, sequence, acked}, []byte(command)}))
 }
 
 func (l *sessionLog) close(t *testing.T, session Index) Index {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -150,6 +151,63 @@ func TestCS1ManyCommandsWhileLeadersChange(t *testing.T) {
 		}
 		require.Len(t, seen, clients*each)
 	})
+}
+
+// A client that keeps the numbers itself gets the same reply whichever member executes its
+// command again, and what it does not wait for is not executed any more.
+func TestCS1ClientsThatKeepTheirNumbers(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{machine: recorders(refuseNo)})
+		id := c.session(c.leader()).ID()
+		propose := func(sequence, awaited uint64, command string) (raft.Result, error) {
+			return c.node(c.leader()).ProposeInSession(t.Context(), raft.SessionPlace{id, sequence, awaited}, []byte(command))
+		}
+		first, err := propose(256, 1, "first")
+		require.NoError(t, err)
+		refused, refusal := propose(3, 1, "no")
+		require.ErrorContains(t, refusal, errVault.Error())
+		for _, leader := range c.ids {
+			c.lead(leader)
+			again, err := propose(256, 1, "something else")
+			require.NoError(t, err)
+			require.Equal(t, first, again)
+			again, err = propose(3, 1, "no")
+			require.Equal(t, refusal, err)
+			require.Equal(t, refused, again)
+		}
+		_, err = propose(300, 256, "second")
+		require.NoError(t, err)
+		late, err := propose(4, 1, "not awaited")
+		require.ErrorIs(t, err, raft.ErrReplyDropped)
+		require.Zero(t, late)
+
+		c.lead(c.others(c.leader())[0])
+		for range 2 {
+			require.NoError(t, c.node(c.leader()).CloseSession(t.Context(), id))
+		}
+		_, err = propose(301, 256, "third")
+		require.ErrorIs(t, err, raft.ErrSessionExpired)
+		requireRefused(t, err)
+		c.settled("first", "second")
+	})
+}
+
+// A place that no client may name is refused before anything else.
+func TestCS1PlacesThatAreNone(t *testing.T) {
+	t.Parallel()
+	node, err := raft.NewNode(raft.NewConfig("a", "a", map[raft.NodeID]string{"a": "a"}), new(recorder), raft.NewMemoryNetwork().Transport("a"))
+	require.NoError(t, err)
+	for _, place := range []raft.SessionPlace{{}, {0, 1, 1}, {1, 0, 0}, {1, 0, 1}, {1, 1, 0}, {1, 1, 2}, {1, 257, 1}, {1, math.MaxUint64, 1}} {
+		_, err := node.ProposeInSession(t.Context(), place, []byte("x"))
+		require.Error(t, err, "%v", place)
+		requireRefused(t, err)
+		require.NotErrorIs(t, err, raft.ErrStopped)
+		require.ErrorContains(t, err, fmt.Sprintf("command %d of session %d", place.Sequence, place.Session))
+	}
+	require.NoError(t, node.Stop(t.Context()))
+	_, err = node.ProposeInSession(t.Context(), raft.SessionPlace{1, 256, 1}, []byte("x"))
+	require.ErrorIs(t, err, raft.ErrStopped)
 }
 
 // The sessions are part of snapshots: a member that comes back by one knows what was

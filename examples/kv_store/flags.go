@@ -33,6 +33,12 @@ it again. The process of a node that is taken out ends, with exit status 0. From
 time to time, or when it is asked to, a node writes all keys and values to a
 snapshot there, and forgets the commands that led to them.
 
+Any node answers reads by itself. By default they see all that was written before,
+and rely on no clock; ?consistency=lease is cheaper and does rely on clocks,
+?consistency=stale asks nobody, ?max-staleness=2s and ?min-index=N bound what may be
+missed. Writes go to the leader. Those under an Idempotency-Key, with the number of a
+session that POST /sessions has opened, may be sent again, and are executed once.
+
 `
 
 // errHelp says that the usage was asked for, and has been printed.
@@ -64,6 +70,7 @@ func (o options) config(id raft.NodeID) raft.Config {
 		config = raft.Config{ID: id, Address: o.local[0].raft, Join: true}
 	}
 	config.DataDir = o.dataDir(id)
+	config.LeaseReads = true // only reads with ?consistency=lease use it
 	config.SegmentBytes = o.segment
 	config.SnapshotEntries = o.entries
 	config.TrailingEntries = (o.entries + 9) / 10

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,10 +112,13 @@ func (r response) json(t *testing.T) (b body) {
 
 // try sends one request. path is what comes after the address, and is sent as
 // it is.
-func try(client *http.Client, address, method, path, content string) (response, error) {
+func try(client *http.Client, address, method, path, content string, headers ...http.Header) (response, error) {
 	request, err := http.NewRequest(method, "http://"+address+path, strings.NewReader(content))
 	if err != nil {
 		return response{}, err
+	}
+	for _, header := range headers {
+		request.Header = header.Clone()
 	}
 	r, err := client.Do(request)
 	if err != nil {
@@ -144,13 +146,13 @@ func staying(c *http.Client) {
 
 // do sends a request until it is accepted, since there may be no leader at
 // first, and once more if the outcome is unknown and a retry does no harm.
-func do(t *testing.T, c *http.Client, address, method, path, content string) (r response) {
+func do(t *testing.T, c *http.Client, address, method, path, content string, headers ...http.Header) (r response) {
 	t.Helper()
 	await(t, method+" "+path, func() bool {
 		var err error
-		r, err = try(c, address, method, path, content)
+		r, err = try(c, address, method, path, content, headers...)
 		require.NoError(t, err)
-		harmless := method == http.MethodGet || method == http.MethodPut
+		harmless := method == http.MethodGet || method == http.MethodPut || len(headers) > 0
 		return r.code != http.StatusServiceUnavailable && !(r.code == http.StatusGatewayTimeout && harmless)
 	})
 	return r
@@ -163,6 +165,7 @@ type nodeStatus struct {
 	Leader   raft.NodeID            `json:"leader"`
 	Applied  raft.Index             `json:"applied_index"`
 	First    raft.Index             `json:"first_index"`
+	Last     raft.Index             `json:"last_index"`
 	Snapshot raft.Index             `json:"snapshot_index"`
 	HTTP     map[raft.NodeID]string `json:"http"`
 }
@@ -186,6 +189,9 @@ func TestHTTP(t *testing.T) {
 		"requests":        testRequests,
 		"keys":            testKeysAreAnyBytes,
 		"redirects":       testAFollowerRedirects,
+		"reads":           testReadsOfEachNode,
+		"sessions":        testSessions,
+		"readme":          testReadme,
 		"status":          testStatus,
 		"snapshot":        testSnapshot,
 		"compare and set": testCompareAndSetLosesNothing,
@@ -212,6 +218,9 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"POST", "/kv/k?if=raw+%00%ff%20bytes%0A", "w", 200, applied},
 		{"GET", "/kv/k", "", 200, "w"},
 		{"POST", "/kv/k?if-absent", "x", 409, "w"},
+		{"GET", "/kv/k?consistency=linearizable", "", 200, "w"},
+		{"GET", "/kv/k?consistency=lease", "", 200, "w"},
+		{"GET", "/kv/k?max-staleness=0s&consistency=lease&min-index=1", "", 200, "w"},
 		{"DELETE", "/kv/k", "", 200, applied},
 		{"DELETE", "/kv/k", "", 404, "the key is absent"},
 		{"POST", "/kv/k?if=", "x", 404, "the key is absent"},
@@ -219,6 +228,10 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"GET", "/kv/k", "", 200, ""},
 		{"POST", "/kv/k?if=", "x", 200, applied},
 		{"HEAD", "/kv/k", "", 200, ""},
+		{"POST", "/kv/sum?add=2", "ignored", 200, "2"},
+		{"POST", "/kv/sum?add=-5", "", 200, "-3"},
+		{"GET", "/kv/sum", "", 200, "-3"},
+		{"POST", "/kv/k?add=1", "", 409, "x"},
 		{"PUT", "/kv/large", strings.Repeat("x", maxValueBytes), 200, applied},
 		{"GET", "/kv/large", "", 200, strings.Repeat("x", maxValueBytes)},
 		{"PUT", "/kv/large", strings.Repeat("x", maxValueBytes+1), 413, "want at most 1048576 bytes"},
@@ -226,19 +239,30 @@ func testRequests(t *testing.T, cluster *testCluster) {
 		{"PUT", "/kv/" + strings.Repeat("k", 80000), "", 431, ""},
 		{"PUT", "/kv/", "v", 400, "the key is empty"},
 		{"PUT", "/kv/k?if=x", "v", 400, "PUT takes no parameters"},
-		{"GET", "/kv/k?if=x", "v", 400, "GET takes no parameters"},
-		{"POST", "/kv/k", "v", 400, "either ?if=old or ?if-absent"},
-		{"POST", "/kv/k?if=x&if-absent", "v", 400, "either ?if=old or ?if-absent"},
-		{"POST", "/kv/k?if=x&if=y", "v", 400, "either ?if=old or ?if-absent"},
+		{"GET", "/kv/", "", 400, "the key is empty"},
+		{"GET", "/kv/k?if=x", "", 400, "want consistency, min-index and max-staleness"},
+		{"GET", "/kv/k?consistency=eventual", "", 400, "want linearizable, lease or stale"},
+		{"GET", "/kv/k?consistency=stale&consistency=lease", "", 400, "2 times"},
+		{"GET", "/kv/k?min-index=-1&consistency=x", "", 400, "parameter min-index: strconv"},
+		{"GET", "/kv/k?max-staleness=5", "", 400, "parameter max-staleness: time: missing unit"},
+		{"GET", "/kv/k?max-staleness=-1s", "", 400, "less than nothing"},
+		{"GET", "/kv/k?max-staleness=1s&consistency=stale", "", 400, "nobody knows how stale"},
+		{"POST", "/kv/k", "v", 400, "either ?if=old, ?if-absent or ?add=number"},
+		{"POST", "/kv/k?if=x&if-absent", "v", 400, "either ?if=old, ?if-absent or ?add=number"},
+		{"POST", "/kv/k?if=x&if=y", "v", 400, "either ?if=old, ?if-absent or ?add=number"},
+		{"POST", "/kv/k?add=1&if=x", "v", 400, "either ?if=old, ?if-absent or ?add=number"},
+		{"POST", "/kv/k?add=x", "v", 400, "parameter add: strconv"},
 		{"POST", "/kv/k?if=%zz", "v", 400, "the query does not parse"},
 		{"PATCH", "/kv/k", "v", 405, "method PATCH"},
 		{"DELETE", "/status", "", 405, "DELETE is not for /status"},
 		{"GET", "/snapshot", "", 405, "GET is not for /snapshot"},
 		{"GET", "/transfer", "", 405, "GET is not for /transfer: want POST"},
 		{"PUT", "/members", "", 405, "PUT is not for /members: want GET, HEAD and POST"},
+		{"GET", "/sessions", "", 405, "GET is not for /sessions: want POST"},
+		{"DELETE", "/sessions/0", "", 400, "want a number from 1 on"},
 		{"GET", "/members/a", "", 405, "GET is not for /members/{id}: want DELETE"},
-		{"GET", "/", "", 404, "use /kv/{key}, /status"},
-		{"GET", "/kv", "", 404, "use /kv/{key}, /status"},
+		{"GET", "/", "", 404, "use /kv/{key}, /sessions, /status"},
+		{"GET", "/kv", "", 404, "use /kv/{key}, /sessions, /status"},
 	}
 	for i, test := range tests {
 		name := fmt.Sprintf("%s %.30s", test.method, test.path)
@@ -277,7 +301,7 @@ func testAFollowerRedirects(t *testing.T, cluster *testCluster) {
 	stay := client(t, staying)
 	tests := []struct{ method, path, location string }{
 		{"POST", "/kv/k?if=a%20b&", "/kv/k?if=a%20b&"},
-		{"GET", "/kv/a%2Fb/%C3%A9//x", "/kv/a%2Fb/%C3%A9//x"},
+		{"POST", "/kv/a%2Fb/%C3%A9//x?add=1", "/kv/a%2Fb/%C3%A9//x?add=1"},
 		{"PUT", "/kv/%FF%25?", "/kv/%FF%25?"},
 		{"DELETE", "/kv/a/../.b", "/kv/a/%2E./%2Eb"},
 	}
@@ -298,6 +322,38 @@ func testAFollowerRedirects(t *testing.T, cluster *testCluster) {
 	r, err := try(stay, followers[0].http, "PUT", "/kv/k?if=x", "v")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusBadRequest, r.code)
+}
+
+// testReadsOfEachNode writes through one node, and reads from each by itself: what it may
+// not miss is there, and the index that it tells.
+func testReadsOfEachNode(t *testing.T, cluster *testCluster) {
+	curl, stay := client(t), client(t, staying)
+	for i := range 20 {
+		value := fmt.Sprint("value ", i)
+		written := do(t, curl, cluster.members[i%3].http, "PUT", "/kv/read", value)
+		require.Equal(t, 200, written.code)
+		require.Equal(t, fmt.Sprint(written.json(t).Index), written.header.Get("Raft-Index"))
+		query := []string{"", "?consistency=lease", "?consistency=stale&min-index=" + written.header.Get("Raft-Index")}[i%3]
+		for _, m := range cluster.members {
+			read := do(t, stay, m.http, "GET", "/kv/read"+query, "")
+			require.Equal(t, 200, read.code, "%s: %s", query, read.body)
+			require.Equal(t, value, read.body, query)
+			index, err := strconv.ParseUint(read.header.Get("Raft-Index"), 10, 64)
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, raft.Index(index), written.json(t).Index)
+		}
+	}
+	absent := do(t, stay, cluster.members[0].http, "GET", "/kv/absent", "")
+	require.Equal(t, 404, absent.code)
+	require.NotEmpty(t, absent.header.Get("Raft-Index"))
+	before, err := status(cluster.members[0].http)
+	require.NoError(t, err)
+	for i := range 60 {
+		require.Equal(t, 200, do(t, stay, cluster.members[i%3].http, "GET", "/kv/read", "").code)
+	}
+	after, err := status(cluster.members[0].http)
+	require.NoError(t, err)
+	require.Equal(t, before.Last, after.Last, "nothing is written for reads")
 }
 
 func testStatus(t *testing.T, cluster *testCluster) {
@@ -432,12 +488,17 @@ func TestWithoutAMajority(t *testing.T) {
 		require.Equal(t, "unknown", r.json(t).Outcome)
 		return true
 	})
-	// By now it knows that it does not lead.
-	r, err := try(stay, old.http, "GET", "/kv/k", "")
+	// By now it knows that it does not lead, and can read no more than what it has.
+	for _, query := range []string{"", "?consistency=lease", "?max-staleness=1ns"} {
+		r, err := try(stay, old.http, "GET", "/kv/k"+query, "")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusServiceUnavailable, r.code, "%s", r.body)
+		require.Equal(t, "not_accepted", r.json(t).Outcome)
+		require.NotEmpty(t, r.header.Get("Retry-After"))
+	}
+	r, err := try(stay, old.http, "GET", "/kv/k?consistency=stale", "")
 	require.NoError(t, err)
-	require.Equal(t, http.StatusServiceUnavailable, r.code, "%s", r.body)
-	require.Equal(t, "not_accepted", r.json(t).Outcome)
-	require.NotEmpty(t, r.header.Get("Retry-After"))
+	require.Equal(t, http.StatusNotFound, r.code, "%s", r.body)
 
 	cluster.network.Heal()
 	require.Equal(t, 200, do(t, client(t), old.http, "PUT", "/kv/k", "w").code)
@@ -449,6 +510,18 @@ type failingNode struct{ err error }
 
 func (n failingNode) Propose(context.Context, []byte) (raft.Result, error) {
 	return raft.Result{Response: []byte("no reply")}, n.err
+}
+func (n failingNode) Read(context.Context, raft.ReadOptions) (raft.Index, error) { return 3, n.err }
+func (n failingNode) WatchLeader(context.Context) <-chan raft.Leadership {
+	watch := make(chan raft.Leadership, 1)
+	watch <- raft.Leadership{IsSelf: true}
+	close(watch)
+	return watch
+}
+func (n failingNode) OpenSession(context.Context) (*raft.Session, error) { return nil, n.err }
+func (n failingNode) CloseSession(context.Context, raft.Index) error     { return n.err }
+func (n failingNode) ProposeInSession(ctx context.Context, _ raft.SessionPlace, command []byte) (raft.Result, error) {
+	return n.Propose(ctx, command)
 }
 func (n failingNode) TakeSnapshot(ctx context.Context) (raft.Index, error) {
 	if n.err == nil {
@@ -496,22 +569,57 @@ func TestErrorsBecomeStatusCodes(t *testing.T) {
 		"unknown":                     {unknown, 504, "unknown", ""},
 		"unknown after losing office": {&raft.OutcomeUnknownError{Cause: &raft.NotLeaderError{Leader: "b"}}, 504, "unknown", ""},
 		"refused by the store":        {&raft.ApplyError{Index: 7, Err: errors.New("nonsense")}, 500, "applied", ""},
+		"a session that has expired":  {fmt.Errorf("%w: %w", raft.ErrNotAccepted, raft.ErrSessionExpired), 410, "expired", ""},
+		"one that has later":          {&raft.OutcomeUnknownError{Cause: raft.ErrSessionExpired}, 410, "expired", ""},
+		"a number that was left":      {raft.ErrReplyDropped, 410, "expired", ""},
 		"an error of no class":        {errors.New("surprise"), 504, "unknown", ""},
 		"a reply of no sense":         {nil, 504, "unknown", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := &api{failingNode{test.err}, failingFounders, time.Second}
-			w := httptest.NewRecorder()
-			a.ServeHTTP(w, httptest.NewRequest("PUT", "/kv/a%2Fb", bytes.NewReader([]byte("v"))))
-			got := response{w.Code, w.Body.String(), w.Header()}
+			got := handle(failingNode{test.err}, "PUT /kv/a%2Fb", nil)
 			require.Equal(t, test.code, got.code, "%s", got.body)
 			require.Equal(t, test.outcome, got.json(t).Outcome)
 			require.NotEmpty(t, got.json(t).Error)
 			require.Equal(t, test.location, got.header.Get("Location"))
 			require.Equal(t, test.code == 503, got.header.Get("Retry-After") != "")
+
+			again := handle(failingNode{test.err}, "PUT /kv/a%2Fb", under("7-1"))
+			require.Equal(t, got.body, again.body, "in a session")
+			require.Equal(t, got.code, again.code, "in a session")
 		})
 	}
+}
+
+// A read that fails may be repeated, whatever the reason: it has changed nothing.
+func TestReadsThatFail(t *testing.T) {
+	for _, err := range []error{
+		&raft.NotLeaderError{Leader: "b", Address: "raft-b"}, raft.ErrOverloaded, raft.ErrStopped,
+		context.DeadlineExceeded, errors.New("surprise"),
+	} {
+		got := handle(failingNode{err}, "GET /kv/k", nil)
+		require.Equal(t, 503, got.code)
+		require.NotEmpty(t, got.header.Get("Retry-After"))
+		require.Equal(t, "not_accepted", got.json(t).Outcome)
+		require.Contains(t, got.json(t).Error, err.Error())
+	}
+}
+
+// Each level is what it is called: linearizable reads rely on no clock.
+func TestReadOptions(t *testing.T) {
+	for query, want := range map[string]raft.ReadOptions{
+		"": {Level: raft.ReadConfirmed},
+		"?consistency=linearizable&min-index=3&max-staleness=2s": {Level: raft.ReadConfirmed, MinIndex: 3, MaxStaleness: 2 * time.Second},
+		"?consistency=lease":             {Level: raft.ReadLinearizable},
+		"?consistency=stale&min-index=0": {Level: raft.ReadLocal},
+	} {
+		got, err := readOptions(httptest.NewRequest("GET", "/kv/k"+query, nil))
+		require.NoError(t, err)
+		require.Equal(t, want, got, query)
+	}
+	o, err := parseFlags(nil, io.Discard)
+	require.NoError(t, err)
+	require.True(t, o.config("a").LeaseReads)
 }
 
 func TestSnapshotsThatFail(t *testing.T) {
@@ -526,7 +634,7 @@ func TestSnapshotsThatFail(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			a := &api{failingNode{test.err}, nil, time.Millisecond}
+			a := &api{failingNode{test.err}, newStore(), nil, time.Millisecond}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest("POST", "/snapshot", nil))
 			got := response{w.Code, w.Body.String(), w.Header()}

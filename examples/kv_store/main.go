@@ -4,6 +4,8 @@
 //	store.go     the state machine: what is replicated
 //	snapshot.go  its snapshots: they are written while it goes on
 //	http.go      the API: requests become commands, errors become status codes
+//	read.go      reads: a node answers them by itself
+//	session.go   writes that are executed once, however often they are sent
 //	members.go   the part of it that changes the members
 //	main.go      the wiring of all that to raft, start and stop
 //	flags.go     the command line
@@ -12,7 +14,14 @@
 //
 //	go run ./examples/kv_store
 //	curl -L -X PUT -d world http://127.0.0.1:8001/kv/hello
-//	curl -L http://127.0.0.1:8002/kv/hello
+//	curl http://127.0.0.1:8002/kv/hello
+//
+// Any node answers reads by itself, as strongly as it is asked to, and sends writes on to
+// the leader. A write with a key may be sent again, and is executed once:
+//
+//	curl 'http://127.0.0.1:8003/kv/hello?consistency=stale'
+//	session=$(curl -s -L -X POST http://127.0.0.1:8001/sessions)
+//	curl -L -X POST -H "Idempotency-Key: $session-1" 'http://127.0.0.1:8002/kv/counter?add=1'
 //
 // With -id it runs one node, so that three terminals make a cluster whose
 // processes can be killed:
@@ -189,12 +198,13 @@ type replica struct {
 // The store begins empty each time: the node has snapshots and the log in its data
 // directory, has the store restore the newest one, and applies what follows.
 func newReplica(config raft.Config, founders []member, transport raft.Transport) (*replica, error) {
-	node, err := raft.NewNode(config, newStore(), transport)
+	s := newStore()
+	node, err := raft.NewNode(config, s, transport)
 	if err != nil {
 		return nil, err
 	}
 	return &replica{node, &http.Server{
-		Handler: &api{node: node, founders: founders, timeout: requestTimeout},
+		Handler: &api{node: node, store: s, founders: founders, timeout: requestTimeout},
 		// No client may hold a connection for ever.
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       20 * time.Second,
@@ -259,7 +269,7 @@ func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 
 	for l := range node.WatchLeader(ctx) { // its channel is closed when ctx ends
 		if l.Leader != "" {
-			fmt.Fprintf(stdout, "\nNode %s leads. Try, on any node (-L follows it to the leader):\n\n%s\nCtrl-C stops.\n\n", l.Leader, curls(o.members))
+			fmt.Fprintf(stdout, "\nNode %s leads. Try, on any node (-L follows it to the leader, which writes):\n\n%s\nCtrl-C stops.\n\n", l.Leader, curls(o.members))
 			return
 		}
 	}
@@ -286,9 +296,13 @@ func curls(members []member) string {
 	at := func(i int) string { return "http://" + members[i%len(members)].http }
 	return strings.Join([]string{
 		"  curl -L -X PUT -d world " + at(0) + "/kv/hello",
-		"  curl -L " + at(1) + "/kv/hello; echo",
+		"  curl " + at(1) + "/kv/hello; echo",
 		"  curl -L -d moon '" + at(2) + "/kv/hello?if=world'",
 		"  curl -L -d 1 '" + at(0) + "/kv/counter?if-absent'",
+		"  curl -L -X POST '" + at(1) + "/kv/counter?add=1'; echo",
+		"  curl '" + at(1) + "/kv/counter?consistency=stale'",
+		"  session=$(curl -s -L -X POST " + at(0) + "/sessions)",
+		"  curl -L -X POST -H \"Idempotency-Key: $session-1\" '" + at(0) + "/kv/counter?add=1'; echo",
 		"  curl -L -X DELETE " + at(1) + "/kv/hello",
 		"  curl " + at(2) + "/status",
 		"  curl -X POST " + at(2) + "/snapshot",

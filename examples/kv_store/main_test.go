@@ -227,11 +227,19 @@ func TestRestartFromSnapshotAndTail(t *testing.T) {
 	for i := range 30 {
 		put(fmt.Sprint("key", i), "old")
 	}
+	session := open(t, curl, o.members[1].http)
+	count := func(number int) response {
+		r := do(t, curl, o.members[number%3].http, "POST", "/kv/sum?add=1", "", under(fmt.Sprint(session, "-", number)))
+		require.Equal(t, 200, r.code, "%s", r.body)
+		return r
+	}
+	first := count(1)
 	for _, m := range o.members {
 		require.Equal(t, 200, do(t, curl, m.http, "POST", "/snapshot", "").code)
 	}
 	put("key1", "new")
 	put("tail", "new")
+	second := count(2)
 	stop()
 
 	_, stop = serveInBackground(t, o)
@@ -244,6 +252,12 @@ func TestRestartFromSnapshotAndTail(t *testing.T) {
 	for key, want := range map[string]string{"key0": "old", "key1": "new", "key29": "old", "tail": "new"} {
 		require.Equal(t, want, do(t, curl, o.members[2].http, "GET", "/kv/"+key, "").body, key)
 	}
+	for i, before := range []response{first, second} { // in the snapshot, and behind it
+		again := count(i + 1)
+		require.Equal(t, before.body, again.body)
+		require.Equal(t, before.header.Get("Raft-Index"), again.header.Get("Raft-Index"))
+	}
+	require.Equal(t, "3", count(3).body)
 	stop()
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,9 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -51,16 +48,6 @@ func members(address string) (m membership, err error) {
 	return m, json.Unmarshal([]byte(r.body), &m)
 }
 
-// readmeLines returns the shell commands of README.md from one on.
-func readmeLines(t *testing.T, from string) []string {
-	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	require.NoError(t, err)
-	_, part, found := strings.Cut(string(readme), from)
-	require.True(t, found)
-	part, _, _ = strings.Cut(part, "\n## ")
-	return regexp.MustCompile(`(?m)^(curl|go run) .*`).FindAllString(part, -1)
-}
-
 // TestReadmeChangesTheMembers does what README.md says, each node in a serve of its
 // own, at ports that are free.
 func TestReadmeChangesTheMembers(t *testing.T) {
@@ -84,17 +71,16 @@ func TestReadmeChangesTheMembers(t *testing.T) {
 	require.Equal(t, 200, do(t, curl, addresses[1], "PUT", "/kv/hello", "world").code)
 
 	want := []string{"a:voter b:voter c:voter", "b:voter d:voter"}
-	for _, line := range readmeLines(t, "A fourth node can join") {
+	for _, line := range readmeLines(t, "A fourth node can join", "\n## ") {
 		line = here.Replace(line)
 		if _, flags, ok := strings.Cut(line, "kv_store -id d "); ok {
 			start("d", strings.Fields(flags)...)
 			continue
 		}
-		words := regexp.MustCompile(`^curl (?:-L )?(?:-X (\S+) )?'?http://([^/]+)(/[^ ']+)'?$`).FindStringSubmatch(line)
-		require.NotNil(t, words, "%s", line)
-		r := do(t, curl, words[2], cmp.Or(words[1], "GET"), words[3], "")
+		c := parseCurl(t, line)
+		r := do(t, curl, c.address, c.method, c.path, c.content)
 		require.Equal(t, 200, r.code, "%s: %s", line, r.body)
-		if words[1] == "" {
+		if c.method == "GET" {
 			var shown membership
 			require.NoError(t, json.Unmarshal([]byte(r.body), &shown))
 			require.Equal(t, want[0], shown.roles())
@@ -154,7 +140,7 @@ func TestRequestsForMembersThatMakeNoSense(t *testing.T) {
 		"/members?id=%zz":                                        "does not parse",
 		"/transfer?from=x":                                       `parameter "from"`,
 	} {
-		a := &api{failingNode{}, nil, time.Second}
+		a := &api{failingNode{}, newStore(), nil, time.Second}
 		w := httptest.NewRecorder()
 		a.ServeHTTP(w, httptest.NewRequest("POST", path, nil))
 		require.Equal(t, 400, w.Code, "%s: %s", path, w.Body)
@@ -192,7 +178,7 @@ func TestChangesOfMembersThatFail(t *testing.T) {
 				continue // it would wait for a learner
 			}
 			method, path, _ := strings.Cut(request, " ")
-			a := &api{failingNode{test.err}, failingFounders, time.Second}
+			a := &api{failingNode{test.err}, newStore(), failingFounders, time.Second}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest(method, path, nil))
 			got := response{w.Code, w.Body.String(), w.Header()}
@@ -244,7 +230,7 @@ func TestReplacementWaitsForTheNewcomer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			statuses, changed := []raft.Status{leads(0, 0), leads(0, 0), leads(0, 0), leads(8, 0), test.then}, []raft.MemberChange(nil)
-			a := &api{catchingUp{failingNode{}, &statuses, &changed}, failingFounders, time.Second}
+			a := &api{catchingUp{failingNode{}, &statuses, &changed}, newStore(), failingFounders, time.Second}
 			w := httptest.NewRecorder()
 			a.ServeHTTP(w, httptest.NewRequest("POST", "/members?id=x&raft=h:1&http=h:2&replace=b", nil))
 			require.Equal(t, test.code, w.Code, "%s", w.Body)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
 
 	"github.com/seed-8da499c8/raft"
 )
@@ -24,17 +25,20 @@ import (
 // view is the store as it was when the view was taken.
 type view struct {
 	values map[string][]byte
+	index  raft.Index // of the last command that the values are due to
 	closed atomic.Bool
 }
 
 // CaptureSnapshot returns a view of the store as it is now. raft has one open at a
 // time.
 func (s *store) CaptureSnapshot() (raft.SnapshotView, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.merge()
 	if s.view != nil {
 		return nil, errors.New("another view of the store is open")
 	}
-	s.view = &view{values: s.values}
+	s.view = &view{values: s.values, index: s.index}
 	s.changes = map[string][]byte{}
 	return s.view, nil
 }
@@ -72,13 +76,13 @@ func (s *store) put(key string, value []byte) {
 	}
 }
 
-// WriteTo writes the view as a MessagePack map of byte strings. It runs while
-// commands are being applied. The order of the keys is any: no two snapshots of
+// WriteTo writes the index, and the values as a MessagePack map of byte strings. It runs
+// while commands are being applied. The order of the keys is any: no two snapshots of
 // equal stores need to be equal.
 func (v *view) WriteTo(ctx context.Context, w io.Writer) error {
 	buffered := bufio.NewWriterSize(w, 64<<10)
 	e := msgpack.NewEncoder(buffered)
-	if err := e.EncodeMapLen(len(v.values)); err != nil {
+	if err := errors.Join(e.EncodeUint(uint64(v.index)), e.EncodeMapLen(len(v.values))); err != nil {
 		return err
 	}
 	var keyBytes []byte
@@ -99,18 +103,37 @@ func (v *view) Close() error {
 
 // RestoreFrom replaces the whole store, or leaves it as it is and returns an error.
 func (s *store) RestoreFrom(ctx context.Context, r io.Reader) error {
-	values, err := readValues(ctx, bufio.NewReaderSize(r, 64<<10))
+	values, index, err := readSnapshot(ctx, newDecoder(bufio.NewReaderSize(r, 64<<10)))
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	s.values, s.changes, s.view = values, nil, nil // a view that is open has the old map
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.values, s.index, s.changes, s.view = values, index, nil, nil // a view that is open has the old map
 	return nil
 }
 
-// readValues reads what WriteTo has written. The number of keys is not believed: the
-// map grows as they come.
-func readValues(ctx context.Context, r byteReader) (map[string][]byte, error) {
-	d := newDecoder(r)
+// readSnapshot reads what WriteTo has written. Snapshots without an index were written
+// by earlier versions.
+func readSnapshot(ctx context.Context, d decoder) (values map[string][]byte, index raft.Index, err error) {
+	code, err := d.PeekCode()
+	if err == nil && !isMap(code) {
+		var n uint64
+		n, err = d.DecodeUint64()
+		index = raft.Index(n)
+	}
+	if err == nil {
+		values, err = readValues(ctx, d)
+	}
+	return values, index, err
+}
+
+func isMap(code byte) bool {
+	return msgpcode.IsFixedMap(code) || code == msgpcode.Map16 || code == msgpcode.Map32
+}
+
+// readValues reads the map. The number of keys is not believed: it grows as they come.
+func readValues(ctx context.Context, d decoder) (map[string][]byte, error) {
 	n, err := d.DecodeMapLen()
 	if err != nil {
 		return nil, err

@@ -2,22 +2,26 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"strconv"
+	"sync"
 
 	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/seed-8da499c8/raft"
 )
 
 // store is the replicated state machine: a map from keys to values. Every node
-// of the cluster has one, and raft calls Apply on each of them with the same
-// commands in the same order.
-//
-// It needs no lock: raft calls its methods from one goroutine, and what another one
-// reads for a snapshot does not change meanwhile. The HTTP handlers read through
-// the log too (see opGet), so that what they answer is never stale.
+// of the cluster has one, and raft has each of them execute the same commands in the
+// same order. Handlers of HTTP requests look into it meanwhile: that takes a lock.
 type store struct {
+	mu     sync.RWMutex // guards all that follows
 	values map[string][]byte
+	index  raft.Index // of the last command that was executed
 
 	// While a snapshot is being written, see snapshot.go.
 	view    *view             // of values, which stays as it is; nil: none is open
@@ -30,18 +34,18 @@ func newStore() *store { return &store{values: map[string][]byte{}} }
 type op uint8
 
 const (
-	opGet    op = 1
-	opSet    op = 2
+	opSet    op = 2 // 1 was a read, when these went through the log
 	opDelete op = 3
 	opSwap   op = 4 // sets value if the present one is old: compare-and-set
 	opCreate op = 5 // sets value if the key is absent
+	opAdd    op = 6 // adds value, a number; an absent one counts as 0
 )
 
 // command is an entry of the replicated log.
 type command struct {
 	op    op
 	key   string
-	value []byte // opSet, opSwap, opCreate
+	value []byte // all but opDelete
 	old   []byte // opSwap
 }
 
@@ -58,58 +62,95 @@ const (
 // reply is what a command leads to.
 type reply struct {
 	outcome outcome
-	value   []byte // the present value, after opGet and outcomeConflict
+	value   []byte // the present value, after opAdd and outcomeConflict
+	command uint32 // the checksum of the command: in a session it may be another one of the same number
 }
 
-// Apply executes one command. It must do the same on every node, so it uses
-// nothing but the command and the map: no clock, no random numbers, no order
-// of map iteration.
+// ApplyBatch executes the commands that are ready: raft calls it in place of Apply, and
+// the store learns where they stand in the log.
+func (s *store) ApplyBatch(commands []raft.Command, results []raft.ApplyResult) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, c := range commands {
+		results[i].Response, results[i].Err = s.apply(c.Data)
+		s.index = c.Index
+	}
+}
+
+// Apply executes one command. It belongs to every state machine.
+func (s *store) Apply(data []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.apply(data)
+}
+
+// apply must do the same on every node, so it uses nothing but the command and the map:
+// no clock, no random numbers, no order of map iteration.
 //
 // A compare that fails is an ordinary reply. The error is for commands that
 // make no sense; it is returned on every node alike.
-func (s *store) Apply(data []byte) ([]byte, error) {
+func (s *store) apply(data []byte) ([]byte, error) {
 	c, err := decodeCommand(data)
 	if err != nil {
 		return nil, err
 	}
 	s.merge()
-	return s.execute(c).encode(), nil
+	r := s.execute(c)
+	r.command = checksum(data)
+	return r.encode(), nil
 }
 
 func (s *store) execute(c command) reply {
 	present, exists := s.get(c.key)
-	switch c.op {
-	case opSet:
+	done := reply{outcome: outcomeDone}
+	switch {
+	case c.op == opSet, c.op == opCreate && !exists:
 		s.put(c.key, c.value)
-		return reply{outcome: outcomeDone}
-	case opCreate:
-		if exists {
-			return reply{outcomeConflict, present}
+	case c.op == opAdd:
+		sum, ok := add(present, exists, c.value)
+		if !ok {
+			return reply{outcome: outcomeConflict, value: present}
 		}
-		s.put(c.key, c.value)
-		return reply{outcome: outcomeDone}
-	}
-	if !exists { // nothing to get, delete or compare with
+		s.put(c.key, sum)
+		done.value = sum
+	case !exists: // nothing to delete or compare with
 		return reply{outcome: outcomeAbsent}
-	}
-	switch c.op {
-	case opGet:
-		return reply{outcomeDone, present}
-	case opDelete:
+	case c.op == opDelete:
 		s.put(c.key, nil)
-	case opSwap:
-		if !bytes.Equal(present, c.old) {
-			return reply{outcomeConflict, present}
-		}
+	case c.op == opSwap && bytes.Equal(present, c.old):
 		s.put(c.key, c.value)
+	default:
+		return reply{outcome: outcomeConflict, value: present}
 	}
-	return reply{outcome: outcomeDone}
+	return done
+}
+
+// add adds n to the present value, unless that is no number or the sum is too large.
+func add(present []byte, exists bool, n []byte) (sum []byte, ok bool) {
+	if !exists {
+		present = []byte("0")
+	}
+	a, errA := strconv.ParseInt(string(present), 10, 64)
+	b, errB := strconv.ParseInt(string(n), 10, 64)
+	if errors.Join(errA, errB) != nil || (b < 0) != (a+b < a) {
+		return nil, false
+	}
+	return strconv.AppendInt(nil, a+b, 10), true
+}
+
+// read returns the present value of a key, and an index up to which the store has what is
+// committed: of the last command, or the one before it that raft names.
+func (s *store) read(key string) (value []byte, exists bool, index raft.Index) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	value, exists = s.get(key) // nobody changes the bytes of a value
+	return value, exists, s.index
 }
 
 // Commands and replies are MessagePack arrays: a number, then byte strings.
 //
 //	command: [op, key, value, old]
-//	reply:   [outcome, value]
+//	reply:   [outcome, value, checksum of the command]
 
 func (c command) encode() []byte { return encode(uint8(c.op), []byte(c.key), c.value, c.old) }
 
@@ -119,21 +160,31 @@ func decodeCommand(data []byte) (command, error) {
 		return command{}, fmt.Errorf("command: %w", err)
 	}
 	c := command{op(number), string(fields[0]), fields[1], fields[2]}
-	if c.op < opGet || c.op > opCreate {
+	if c.op < opSet || c.op > opAdd {
 		return command{}, fmt.Errorf("command: unknown operation %d", number)
 	}
 	return c, nil
 }
 
-func (r reply) encode() []byte { return encode(uint8(r.outcome), r.value) }
+func (r reply) encode() []byte {
+	return encode(uint8(r.outcome), r.value, binary.BigEndian.AppendUint32(nil, r.command))
+}
 
 func decodeReply(data []byte) (reply, error) {
-	number, fields, err := decode(data, 1)
+	number, fields, err := decode(data, 2)
+	if err == nil && len(fields[1]) != 4 {
+		err = fmt.Errorf("a checksum of %d bytes", len(fields[1]))
+	}
 	if err != nil {
 		return reply{}, fmt.Errorf("reply: %w", err)
 	}
-	return reply{outcome(number), fields[0]}, nil
+	return reply{outcome(number), fields[0], binary.BigEndian.Uint32(fields[1])}, nil
 }
+
+// checksum tells one command from another.
+func checksum(command []byte) uint32 { return crc32.Checksum(command, castagnoli) }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func encode(number uint8, fields ...[]byte) []byte {
 	var b bytes.Buffer
