@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -16,15 +17,16 @@ type inbox struct {
 	maxBatchBytes   int
 	wake            chan struct{} // holds one token while there is something new
 
-	mu       sync.Mutex
-	events   []any
-	asked    []chan<- Status // who wants to see the status
-	batches  []*batch        // of proposals, in order
-	pending  int             // bytes of batches, and of room that was promised
-	waiting  []*roomWaiter
-	left     int   // of those waiting that have left
-	lastSize int   // of the last batch taken: what the next may need
-	closed   error // why nothing is taken any more
+	mu        sync.Mutex
+	events    []any
+	asked     []chan<- Status // who wants to see the status
+	batches   []*batch        // of proposals, in order
+	pending   int             // bytes of batches, and of room that was promised
+	waiting   []*roomWaiter
+	left      int   // of those waiting that have left
+	lastBytes int   // of the proposals taken last: what the next ones may need
+	lastCount int   // likewise
+	closed    error // why nothing is taken any more
 }
 
 // batch is a run of proposals in the making: its body goes into the log as it
@@ -246,14 +248,7 @@ func (q *inbox) grantRoom() {
 
 // add encodes a command into the last batch. Called with mu held.
 func (q *inbox) add(kind EntryKind, command []byte, p proposal) {
-	size := entrySize(len(command))
-	var b *batch
-	if n := len(q.batches); n > 0 && len(q.batches[n-1].body)+size <= q.maxBatchBytes {
-		b = q.batches[n-1]
-	} else {
-		b = &batch{body: make([]byte, 0, max(size, min(q.lastSize+q.lastSize/4, q.maxBatchBytes)))}
-		q.batches = append(q.batches, b)
-	}
+	b := q.batchFor(entrySize(len(command)))
 	if p.wait != nil {
 		p.wait.batch, p.wait.position = b, len(b.proposals)
 	}
@@ -263,6 +258,30 @@ func (q *inbox) add(kind EntryKind, command []byte, p proposal) {
 	if len(q.batches) == 1 && len(b.proposals) == 1 {
 		q.signal()
 	}
+}
+
+// What a batch allocates in vain, at most, for commands that do not come: places for their
+// proposers, and bytes of its body once it is taken.
+const (
+	maxPlaces = 4096
+	slack     = 4 << 10
+)
+
+// batchFor returns the batch that is to take an entry. A body does not grow beyond what was
+// allocated for it, which would copy it again and again: the next batch is twice as large
+// instead. Called with mu held.
+func (q *inbox) batchFor(size int) *batch {
+	room, places := q.lastBytes+q.lastBytes/4, q.lastCount+q.lastCount/4
+	if n := len(q.batches); n > 0 {
+		last := q.batches[n-1]
+		if len(last.body)+size <= cap(last.body) {
+			return last
+		}
+		room, places = 2*cap(last.body), 2*len(last.proposals)
+	}
+	b := &batch{body: make([]byte, 0, max(size, min(room, q.maxBatchBytes))), proposals: make([]proposal, 0, min(places, maxPlaces))}
+	q.batches = append(q.batches, b)
+	return b
 }
 
 // withdraw takes a command whose caller leaves out of the queue, and reports
@@ -316,11 +335,14 @@ func (q *inbox) take(events []any, room int) taken {
 // held.
 func (q *inbox) takeBatches(room int) []*batch {
 	n := 0
+	if len(q.batches) > 0 && room > 0 {
+		q.lastBytes, q.lastCount = 0, 0
+	}
 	for n < len(q.batches) && room > 0 {
 		b := q.batches[n]
 		room -= b.size()
 		q.pending -= b.size()
-		q.lastSize = len(b.body)
+		q.lastBytes, q.lastCount = min(q.lastBytes+len(b.body), q.maxBatchBytes), min(q.lastCount+len(b.proposals), maxPlaces)
 		b.taken = true
 		b.compact()
 		n++
@@ -332,9 +354,13 @@ func (q *inbox) takeBatches(room int) []*batch {
 	return taken
 }
 
-// compact removes the entries of callers that have left.
+// compact removes the entries of callers that have left, and what was allocated for
+// others that did not come: the log may keep the body for long.
 func (b *batch) compact() {
 	if b.withdrawn == 0 {
+		if cap(b.body) > 2*len(b.body)+slack {
+			b.body = bytes.Clone(b.body)
+		}
 		return
 	}
 	var body []byte
