@@ -207,14 +207,19 @@ func TestForwardedProposals(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		refusal := errors.New("no such account")
-		c := startCluster(t, 3, clusterOptions{configure: forwarding, machine: recorders(func(command string) error {
-			if command == "refused" {
-				return refusal
-			}
-			time.Sleep(10 * time.Millisecond)
-			return nil
-		})})
-		for _, id := range c.others(c.leader()) {
+		c := startCluster(t, 3, clusterOptions{configure: forwarding, machine: func(id raft.NodeID) raft.StateMachine {
+			return &recorder{before: func(command string) error {
+				if command == "refused" {
+					return refusal
+				}
+				if id != "a" { // the leader, whose answer is there long before
+					time.Sleep(time.Second)
+				}
+				return nil
+			}}
+		}})
+		c.lead("a")
+		for _, id := range c.others("a") {
 			result := c.propose(id, "from "+string(id))
 			require.Contains(t, c.applied(id), "from "+string(id), "it is applied here")
 			require.NotZero(t, result.Term)
