@@ -66,7 +66,8 @@ type Config struct {
 	ElectionTimeout time.Duration
 
 	// ForwardProposals has Propose on a member that does not lead send the command on to
-	// the leader, once. ProposeAsync never does.
+	// the leader, once. So are sessions opened and closed, and their commands, which may be
+	// sent again. ProposeAsync, changes of the members and TransferLeadership are not sent on.
 	ForwardProposals bool
 
 	// LeaseReads has a leader answer reads by its clock, without asking anybody, for a

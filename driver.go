@@ -245,7 +245,7 @@ func (d *driver) admit(now time.Duration, event any) {
 	case forwardAnswered:
 		d.handleForwardAnswer(e)
 	case resolveWanted:
-		d.resolutions = append(d.resolutions, e.resolution)
+		d.handleResolveWanted(e)
 	case resolveLeft:
 		d.handleResolveLeft(e)
 	case timeoutNowArrived:

@@ -21,14 +21,15 @@ var (
 
 	// ErrOverloaded is returned by ProposeAsync when the queue of proposals
 	// holds MaxPendingBytes already, where Propose waits instead, and by ReadIndex
-	// when too many reads wait.
+	// and Resolve when too many of them wait.
 	ErrOverloaded error = &notAccepted{"raft: overloaded: too many calls wait"}
 
 	// ErrTooLarge is returned for a command of more than MaxCommandBytes.
 	ErrTooLarge error = &notAccepted{"raft: command too large"}
 
 	// ErrStopped is returned by every call on a node that has stopped, and
-	// to proposals that it had not accepted when it stopped.
+	// to proposals that it had not accepted when it stopped. What was forwarded to a
+	// leader that stops ends with it, too.
 	ErrStopped error = &notAccepted{"raft: node stopped"}
 
 	// ErrUnreachable is returned by a transport when a request was certainly

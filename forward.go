@@ -74,11 +74,11 @@ func (n *Node) forward(ctx context.Context, leader NodeID, kind ForwardKind, dat
 	request.To = leader
 	response, err := either(n.transport.CallForward(asking, leader, request))
 	if err != nil {
-		return Result{}, commandError(err)
+		return Result{}, commandError(ctx, err)
 	}
 	result, err := response.outcome(leader)
 	if response.Code != CodeOK && response.Code != CodeApply && response.Code != CodeReplyDropped {
-		return Result{}, commandError(err)
+		return Result{}, commandError(ctx, err)
 	}
 	if _, lost := n.Read(ctx, ReadOptions{Level: ReadLocal, MinIndex: result.Index}); lost != nil {
 		return Result{}, &OutcomeUnknownError{Index: result.Index, Term: result.Term, Cause: lost}
@@ -101,12 +101,15 @@ func (n *Node) withoutCause(ctx context.Context) (context.Context, context.Cance
 
 // commandError puts what became of a forwarded command into one of the two classes: who
 // refused the call has not accepted it, and otherwise nobody knows.
-func commandError(err error) error {
+func commandError(ctx context.Context, err error) error {
 	if errors.Is(err, ErrNotAccepted) || errors.Is(err, ErrOutcomeUnknown) || err == ErrSessionExpired {
 		return err
 	}
 	if refusal, ok := refusalIn(err); ok && refusal.Unwrap() != nil {
 		return fmt.Errorf("%w: %w", ErrNotAccepted, err)
+	}
+	if ctx.Err() != nil {
+		err = contextError(ctx)
 	}
 	return &OutcomeUnknownError{Cause: err}
 }

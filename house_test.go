@@ -213,6 +213,26 @@ func TestHouseTheCoreIsPure(t *testing.T) {
 	}
 }
 
+// LS6: a clock that is set moves nothing. Times are only compared with each other, by the
+// monotonic clock that they carry, which these methods would lose, and none leaves its process.
+func TestLS6NobodyLooksAtTheTimeOfDay(t *testing.T) {
+	lost := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "UTC", "Local", "AddDate", "Truncate", "Format", "AppendFormat"}
+	for _, s := range rootSources(t) {
+		ast.Inspect(s.File, func(node ast.Node) bool {
+			switch n := node.(type) {
+			case *ast.SelectorExpr:
+				assert.NotContains(t, lost, n.Sel.Name, "%s: the time of day", s.at(n))
+			case *ast.CallExpr:
+				if f, ok := n.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "Round" {
+					zero, ok := n.Args[0].(*ast.BasicLit)
+					assert.False(t, ok && zero.Value == "0", "%s: the time of day", s.at(n))
+				}
+			}
+			return true
+		})
+	}
+}
+
 // What is internal speaks bytes and integers: it never imports package raft.
 // Nested modules are programs around the library, and may.
 func TestHouseInternalPackagesStandAlone(t *testing.T) {

@@ -68,7 +68,7 @@ type MemoryNetwork struct {
 type Verdict struct {
 	Drop      bool          // lose it
 	Hold      bool          // hold it back, until Release, DeliverNext or DropNext
-	Duplicate bool          // deliver it twice; for requests only
+	Duplicate bool          // deliver it twice; for requests only, and not for a ForwardRequest
 	Delay     time.Duration // deliver it so much later than the link alone would
 }
 
@@ -205,7 +205,8 @@ func (n *MemoryNetwork) Drop(from, to NodeID, probability float64) {
 
 // Duplicate makes the link deliver requests twice with the given probability.
 // The response to the second is discarded, and so would be the second of two
-// responses, so that responses are not duplicated.
+// responses, so that responses are not duplicated. Nor is a [ForwardRequest]: a command would
+// be in the log twice.
 func (n *MemoryNetwork) Duplicate(from, to NodeID, probability float64) {
 	mustBeProbability(probability)
 	n.set("duplicate", from, to, func(f *linkFaults) { f.duplicate = probability })
@@ -494,8 +495,12 @@ func (n *MemoryNetwork) depart(p *parcel, verdict Verdict) {
 	}
 }
 
-// duplicates decides whether a request is to be sent twice.
-func (n *MemoryNetwork) duplicates(l *memoryLink, verdict Verdict) bool {
+// duplicates decides whether a request is to be sent twice. No transport does that, and nodes
+// rely on it for what they forward alone.
+func (n *MemoryNetwork) duplicates(l *memoryLink, verdict Verdict, request any) bool {
+	if _, forwarded := request.(*ForwardRequest); forwarded {
+		return false
+	}
 	return verdict.Duplicate || l.chance(l.faults.duplicate)
 }
 

@@ -173,7 +173,7 @@ func memoryRoundTrip[Request, Response any](ctx context.Context, t *memoryTransp
 	p := parcel{link: c.out, message: request, size: bulkSize(request), owner: c}
 	second := p
 	second.copied = true
-	twice := n.duplicates(c.out, verdict)
+	twice := n.duplicates(c.out, verdict, request)
 	n.depart(&p, verdict)
 	if twice {
 		n.depart(&second, verdict)
@@ -378,7 +378,7 @@ func (s *memoryStream) Send(request *AppendEntries) bool {
 	if !s.fits(size) {
 		return false
 	}
-	twice := n.duplicates(s.out, verdict)
+	twice := n.duplicates(s.out, verdict, request)
 	s.send(request, size, false, verdict)
 	if twice {
 		s.send(request, size, true, verdict)

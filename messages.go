@@ -162,7 +162,8 @@ const (
 	ForwardCloseSession   ForwardKind = 7
 )
 
-// ForwardRequest is a call that a node sends on to its leader, at most once.
+// ForwardRequest is a call that a node sends on to its leader. It is never sent a second time by
+// itself: only what does nothing the second time is asked for again, in a request of its own.
 type ForwardRequest struct {
 	Header
 	Kind    ForwardKind

@@ -3,7 +3,12 @@ package raft_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,6 +113,71 @@ func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
 	})
 }
 
+var manyReads = flag.Int("reads", 20_000, "how many reads TestR7NothingIsLeftOfReads makes; half of them while nobody can confirm them")
+
+// R7: nothing is left of reads, neither of those that were answered nor of those that nobody
+// could confirm, whose callers have left or were told.
+func TestR7NothingIsLeftOfReads(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		for range 8 {
+			c.propose(c.leader(), strings.Repeat("state ", 20_000)) // beside which the entries of new leaders are small
+		}
+		const batch = 1000
+		var failed atomic.Int64
+		read := func(ctx context.Context) {
+			var all sync.WaitGroup
+			for i := range batch {
+				all.Go(func() {
+					if _, err := c.node(c.ids[i%3]).ReadIndex(ctx); err != nil {
+						failed.Add(1)
+					}
+				})
+			}
+			all.Wait()
+		}
+		// turn makes a batch of reads that are answered, and one that is not. Every other time its
+		// callers leave before the leader knows that it is alone.
+		turn := func(i int) {
+			c.leader()
+			failed.Store(0)
+			read(t.Context())
+			require.Zero(t, failed.Load())
+			c.network.Partition([]raft.NodeID{"a"}, []raft.NodeID{"b"}, []raft.NodeID{"c"})
+			patience := []time.Duration{electionTimeout / 4, 10 * electionTimeout}[i%2]
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			read(ctx)
+			require.EqualValues(t, batch, failed.Load())
+			c.network.Heal()
+		}
+		heap := func() uint64 {
+			var stats runtime.MemStats
+			for range 3 {
+				runtime.GC()
+			}
+			runtime.ReadMemStats(&stats)
+			return stats.HeapAlloc
+		}
+		for i := range 4 {
+			turn(i)
+		}
+		c.leader()
+		before := heap()
+		for i := range *manyReads / (2 * batch) {
+			turn(i)
+		}
+		c.leader()
+		synctest.Wait()
+		after := heap()
+		t.Logf("the heap has %d KiB before and %d KiB after %d reads", before>>10, after>>10, *manyReads)
+		require.LessOrEqual(t, after, before+before/10)
+		for _, id := range c.ids {
+			require.Zero(t, c.node(id).WaitingReads(), "%s", id)
+		}
+	})
+}
+
 // With a lease the leader answers although nobody hears it, until the lease is over.
 func TestLS2LeaseReadsOfAnIsolatedLeader(t *testing.T) {
 	t.Parallel()
@@ -137,14 +207,19 @@ func TestForwardedProposals(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		refusal := errors.New("no such account")
-		c := startCluster(t, 3, clusterOptions{configure: forwarding, machine: recorders(func(command string) error {
-			if command == "refused" {
-				return refusal
-			}
-			time.Sleep(10 * time.Millisecond)
-			return nil
-		})})
-		for _, id := range c.others(c.leader()) {
+		c := startCluster(t, 3, clusterOptions{configure: forwarding, machine: func(id raft.NodeID) raft.StateMachine {
+			return &recorder{before: func(command string) error {
+				if command == "refused" {
+					return refusal
+				}
+				if id != "a" { // the leader, whose answer is there long before
+					time.Sleep(time.Second)
+				}
+				return nil
+			}}
+		}})
+		c.lead("a")
+		for _, id := range c.others("a") {
 			result := c.propose(id, "from "+string(id))
 			require.Contains(t, c.applied(id), "from "+string(id), "it is applied here")
 			require.NotZero(t, result.Term)
@@ -176,10 +251,13 @@ func TestA1ForwardedOutcomes(t *testing.T) {
 			_, answer := message.(*raft.ForwardResponse)
 			return raft.Verdict{Drop: answer}
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		patience := errors.New("out of patience")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, patience)
 		defer cancel()
 		_, err := c.node(follower).Propose(ctx, []byte("arrived"))
 		requireUnknown(t, err)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "as on the leader")
+		require.ErrorIs(t, err, patience)
 		c.network.Intercept(nil)
 		c.settled("arrived")
 

@@ -21,13 +21,17 @@ type (
 	resolveLeft struct{ *resolution }
 )
 
+// maxResolutions bounds those who wait.
+const maxResolutions = 1 << 12
+
 // Resolve settles an [*OutcomeUnknownError], whose Index and Term it is given: true says
 // that the entry is committed, and is applied or will be, false that it is not and never
 // will be, so that proposing the command again cannot apply it twice. It works on any member, and waits
 // until the member knows, as long as ctx lasts: for a leader, and for what that commits.
 //
 // What is not kept in the log any more may have been forgotten: then the error matches
-// [ErrCompacted], unless what is left tells. It matches [ErrStopped] if the node stops. An
+// [ErrCompacted], unless what is left tells. It matches [ErrStopped] if the node stops, and
+// [ErrOverloaded] if 4096 callers wait already: both say nothing of the entry. An
 // error whose Index is 0 says nothing that could be resolved.
 func (n *Node) Resolve(ctx context.Context, index Index, term Term) (committed bool, err error) {
 	if index == 0 || term == 0 {
@@ -81,6 +85,14 @@ func (d *driver) settleResolutions() {
 		}
 		return true
 	})
+}
+
+func (d *driver) handleResolveWanted(e resolveWanted) {
+	if len(d.resolutions) >= maxResolutions {
+		d.endWait(e.done, 0, fmt.Errorf("%w: %d of them wait for what becomes of entries", ErrOverloaded, maxResolutions))
+		return
+	}
+	d.resolutions = append(d.resolutions, e.resolution)
 }
 
 func (d *driver) handleResolveLeft(e resolveLeft) {

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,6 +47,34 @@ func TestResolveTellsWhatTheLogTells(t *testing.T) {
 		}
 		require.Empty(t, r.node("a").driver.resolutions, "nothing is left of a wait")
 	}
+}
+
+// Those who wait are bounded, and nothing is left of them when the node stops.
+func TestResolutionsAreBounded(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.startAt("a", at{log: "1 1 2", term: 2, commit: 2})
+	var events []any
+	overloaded, stopped := 0, 0
+	for range maxResolutions + 10 {
+		events = append(events, resolveWanted{&resolution{EntryID: EntryID{3, 2}, done: func(_ Index, err error) {
+			if errors.Is(err, ErrOverloaded) {
+				overloaded++
+			}
+			if errors.Is(err, ErrStopped) {
+				stopped++
+			}
+		}}})
+	}
+	r.do("a", events...)
+	require.Equal(t, 10, overloaded)
+	d := r.node("a").driver
+	require.Len(t, d.resolutions, maxResolutions)
+	d.endResolutions(ErrStopped)
+	for _, o := range d.work.outcomes {
+		o.done(o.index, o.err)
+	}
+	require.Equal(t, maxResolutions, stopped)
+	require.Empty(t, d.resolutions)
 }
 
 // What was open is settled by the step that commits something.

@@ -93,8 +93,8 @@ func (p SessionPlace) valid() error {
 // that of Node.Propose is. After an [*OutcomeUnknownError] the command may still be executed,
 // once; to propose it again would be another command. If the error says where it stands,
 // [Node.Resolve] settles that; what is committed was executed, unless the session had expired.
-// [ErrSessionExpired] says that the session is no more; it matches [ErrNotAccepted] too if the command was not executed and
-// never will be, else [ErrOutcomeUnknown].
+// [ErrSessionExpired] says that the session is no more; it matches [ErrNotAccepted] too if
+// the command was not executed and never will be, else [ErrOutcomeUnknown].
 func (s *Session) Propose(ctx context.Context, command []byte) (Result, error) {
 	if err := s.node.checkCommand(command); err != nil {
 		return Result{}, err
@@ -115,7 +115,8 @@ func (s *Session) Propose(ctx context.Context, command []byte) (Result, error) {
 // more, and the error matches [ErrReplyDropped], with an empty Result.
 //
 // A place with a zero, or 256 or more numbers ahead of FirstAwaited, is refused with
-// [ErrNotAccepted].
+// [ErrNotAccepted]. What errors say is about this call: an earlier one at the same place may
+// have led to more.
 func (n *Node) ProposeInSession(ctx context.Context, at SessionPlace, command []byte) (Result, error) {
 	if err := at.valid(); err != nil {
 		return Result{}, fmt.Errorf("%w: %w", ErrNotAccepted, err)

@@ -152,7 +152,9 @@ func (t *sessionTable) close(step *sessionStep, id Index) {
 	}
 	s := t.order.Remove(element).(*session)
 	delete(t.sessions, id)
-	step.released = append(step.released, s.acknowledge(s.acked+sessionWindow)...)
+	for _, sequence := range sortedKeys(s.executed) {
+		step.released = append(step.released, s.executed[sequence])
+	}
 }
 
 // command finds out whether a command was executed before.

@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -137,6 +138,20 @@ func TestCS1CommandInTheLogTwice(t *testing.T) {
 	require.Contains(t, r.answers[lost], ErrReplyDropped.Error())
 	require.Len(t, j.commands, 5)
 	require.EqualValues(t, 2*(replyOverhead+len("number 5")), r.sessions.replyBytes, "what is acknowledged takes no room")
+}
+
+// A session whose client counts as far as one can takes no room once it is closed.
+func TestCS3LastNumbersOfASession(t *testing.T) {
+	l := new(sessionLog)
+	s := l.open(t, 10, 1<<20)
+	last := l.command(t, s, math.MaxUint64, math.MaxUint64-255, "last")
+	again := l.command(t, s, math.MaxUint64, math.MaxUint64, "last")
+	r, j := playAll(t, l)
+	require.Equal(t, r.answers[last], r.answers[again])
+	require.Equal(t, []string{"last"}, j.commands)
+	l.close(t, s)
+	r.play(t, l, 1)
+	require.Zero(t, r.sessions.replyBytes)
 }
 
 // What members remember depends on the log alone: not on how the entries come, nor on
@@ -418,4 +433,101 @@ func TestSessionsOfAStateMachineThatIsAhead(t *testing.T) {
 	_, _, err = recovered(9, 8)
 	require.Error(t, err)
 	require.False(t, errors.Is(err, ErrCorrupt))
+}
+
+// FuzzSessionEntries takes entries of sessions from any bytes: what can be read is written the
+// same, and no table breaks at it.
+func FuzzSessionEntries(f *testing.F) {
+	for _, m := range []interface{ marshal() ([]byte, error) }{
+		&sessionOpening{3, 1000}, &sessionCommand{SessionPlace{1, 2, 1}, []byte("command")}, &sessionClosing{1},
+	} {
+		data, err := m.marshal()
+		require.NoError(f, err)
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, m := range []interface {
+			marshal() ([]byte, error)
+			unmarshal(data []byte) error
+		}{new(sessionOpening), new(sessionCommand), new(sessionClosing)} {
+			if err := m.unmarshal(data); err != nil {
+				require.ErrorIs(t, err, ErrInvalidMessage)
+				continue
+			}
+			once := bytesOf(t, m)
+			require.NoError(t, m.unmarshal(once))
+			require.Equal(t, once, bytesOf(t, m))
+		}
+		table, index := newSessionTable(), Index(0)
+		for _, kind := range []EntryKind{EntryOpenSession, EntrySessionCommand, EntrySessionCommand, EntryCloseSession} {
+			index++
+			step, _ := table.take(LogEntry{1, index, kind, data})
+			table.settle(&step, &sessionReply{response: data})
+		}
+		_, err := decodeSessions(table.encode())
+		require.NoError(t, err)
+	})
+}
+
+// FuzzSessionTable takes a table from any bytes, such as those of a leader's snapshot: it keeps
+// its bounds, is written the same, and is empty once its sessions are closed.
+func FuzzSessionTable(f *testing.F) {
+	for seed := range uint64(3) {
+		table, l := newSessionTable(), new(sessionLog)
+		s := l.add(EntryOpenSession, nil)
+		step := sessionStep{EntryID: EntryID{s, 1}}
+		table.open(&step, sessionOpening{3, 200 * seed})
+		table.settle(&step, nil)
+		for i := range 2 * seed {
+			step := sessionStep{EntryID: EntryID{2 + Index(i), 1}}
+			table.command(&step, sessionCommand{SessionPlace{s, 1 + i, 1}, nil})
+			table.settle(&step, &sessionReply{response: []byte("reply"), refusal: "refusal", refused: i%2 == 0})
+		}
+		f.Add(table.encode())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		table, err := decodeSessions(data)
+		if err != nil {
+			return
+		}
+		once := table.encode()
+		again, err := decodeSessions(once)
+		require.NoError(t, err)
+		require.Equal(t, once, again.encode())
+		require.Equal(t, table.replyBytes, again.replyBytes)
+		table.bound()
+		require.LessOrEqual(t, table.replyBytes, table.maxReplyBytes)
+		for _, id := range sortedKeys(table.sessions) {
+			require.LessOrEqual(t, len(table.sessions[id].Value.(*session).executed), sessionWindow)
+			var step sessionStep
+			table.close(&step, id)
+			table.settle(&step, nil)
+		}
+		require.Zero(t, table.order.Len())
+		require.Zero(t, table.replyBytes)
+		require.Empty(t, table.replied)
+	})
+}
+
+// FuzzSnapshotMetadata takes what a snapshot says beside the state from any bytes.
+func FuzzSnapshotMetadata(f *testing.F) {
+	for _, sessions := range [][]byte{nil, []byte("sessions")} {
+		m := SnapshotMetadata{Configuration: ConfigurationEntry{5, []byte("members")}, Sessions: sessions}
+		data, err := m.marshal(nil)
+		require.NoError(f, err)
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var m, again SnapshotMetadata
+		if err := m.unmarshal(data); err != nil {
+			require.ErrorIs(t, err, ErrInvalidMessage)
+			return
+		}
+		once, err := m.marshal(nil)
+		require.NoError(t, err)
+		require.NoError(t, again.unmarshal(once))
+		twice, err := again.marshal(nil)
+		require.NoError(t, err)
+		require.Equal(t, once, twice)
+	})
 }

@@ -112,45 +112,57 @@ func TestCS1RetryIsExecutedOnce(t *testing.T) {
 }
 
 // Many clients, each with several commands under way in one session, while leaders come and
-// go: each command is executed once.
+// go: each command is executed once. With forwarding the sessions live on all members.
 func TestCS1ManyCommandsWhileLeadersChange(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T) {
-		c := startCluster(t, 3, clusterOptions{configure: often})
-		a := c.leader()
-		s := c.session(a)
-		const clients, each = 5, 30
-		var all sync.WaitGroup
-		for client := range clients {
-			all.Go(func() {
-				for i := range each {
-					result, err := s.Propose(t.Context(), fmt.Appendf(nil, "%d.%d", client, i))
-					require.NoError(t, err)
-					require.NotEmpty(t, result.Response)
-					time.Sleep(20 * time.Millisecond)
+	for _, forwards := range []bool{false, true} {
+		t.Run(fmt.Sprintf("forwarding %t", forwards), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T) {
+				c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
+					often(config)
+					config.ForwardProposals = forwards
+				}})
+				a := c.leader()
+				sessions := []*raft.Session{c.session(a)}
+				if forwards {
+					sessions = append(sessions, c.session(c.others(a)[0]), c.session(c.others(a)[1]))
 				}
+				const clients, each = 6, 30
+				var all sync.WaitGroup
+				for client := range clients {
+					all.Go(func() {
+						s := sessions[client%len(sessions)]
+						for i := range each {
+							result, err := s.Propose(t.Context(), fmt.Appendf(nil, "%d.%d", client, i))
+							require.NoError(t, err)
+							require.NotEmpty(t, result.Response)
+							time.Sleep(20 * time.Millisecond)
+						}
+					})
+				}
+				done := make(chan struct{})
+				go func() { all.Wait(); close(done) }()
+				for over := false; !over; {
+					c.network.Isolate(a)
+					c.leaderOf(c.others(a)...)
+					c.network.Heal()
+					c.lead(a)
+					select {
+					case <-done:
+						over = true
+					case <-time.After(100 * time.Millisecond):
+					}
+				}
+				seen := map[string]int{}
+				for _, command := range c.equal() {
+					seen[command]++
+					require.Equal(t, 1, seen[command], command)
+				}
+				require.Len(t, seen, clients*each)
 			})
-		}
-		done := make(chan struct{})
-		go func() { all.Wait(); close(done) }()
-		for over := false; !over; {
-			c.network.Isolate(a)
-			c.leaderOf(c.others(a)...)
-			c.network.Heal()
-			c.lead(a)
-			select {
-			case <-done:
-				over = true
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-		seen := map[string]int{}
-		for _, command := range c.equal() {
-			seen[command]++
-			require.Equal(t, 1, seen[command], command)
-		}
-		require.Len(t, seen, clients*each)
-	})
+		})
+	}
 }
 
 // A client that keeps the numbers itself gets the same reply whichever member executes its
@@ -214,12 +226,17 @@ func TestCS1PlacesThatAreNone(t *testing.T) {
 // executed, and replies as the others would. So do members that start again.
 func TestCS2SessionsAreInSnapshots(t *testing.T) {
 	t.Parallel()
-	for _, streams := range []bool{false, true} {
-		t.Run(fmt.Sprintf("streaming %t", streams), func(t *testing.T) {
+	for name, how := range map[string]struct{ streams, forwards bool }{
+		"at once": {false, false}, "streaming": {true, false}, "forwarding": {false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T) {
-				options := clusterOptions{configure: often, machine: recorders(refuseNo)}
-				if streams {
+				options := clusterOptions{machine: recorders(refuseNo), configure: func(config *raft.Config) {
+					often(config)
+					config.ForwardProposals = how.forwards
+				}}
+				if how.streams {
 					options.machine = func(raft.NodeID) raft.StateMachine {
 						return &streamingRecorder{recorder{before: refuseNo}}
 					}
@@ -227,7 +244,11 @@ func TestCS2SessionsAreInSnapshots(t *testing.T) {
 				c := startCluster(t, 3, options)
 				leader := c.leader()
 				away := c.others(leader)[0]
-				s, o := c.session(leader), c.session(leader)
+				at := leader
+				if how.forwards {
+					at = away
+				}
+				s, o := c.session(at), c.session(at)
 				again, refusedAgain := s.On(c.node(leader)), o.On(c.node(leader))
 				first, err := s.Propose(t.Context(), []byte("once"))
 				require.NoError(t, err)
@@ -242,7 +263,9 @@ func TestCS2SessionsAreInSnapshots(t *testing.T) {
 				c.equal()
 				require.Equal(t, 1, c.restored(away))
 				retry := func(id raft.NodeID) {
-					c.lead(id)
+					if !how.forwards {
+						c.lead(id)
+					}
 					result, err := again.On(c.node(id)).Propose(t.Context(), []byte("once"))
 					require.NoError(t, err)
 					require.Equal(t, first, result)
@@ -257,6 +280,7 @@ func TestCS2SessionsAreInSnapshots(t *testing.T) {
 				for _, id := range c.ids {
 					c.start(id)
 				}
+				c.leader()
 				for _, id := range c.ids {
 					retry(id)
 				}

@@ -1,0 +1,26 @@
+package raft
+
+import "errors"
+
+// WaitingReads returns how many reads wait on a node that runs: so many fewer than there is
+// room for are taken.
+func (n *Node) WaitingReads() int {
+	refused, last := 0, make(chan struct{})
+	waits := make([]*readWait, maxReads+1)
+	for i := range waits {
+		waits[i] = &readWait{options: ReadOptions{Level: ReadLocal, MinIndex: 1 << 60}, done: func(_ Index, err error) {
+			if errors.Is(err, ErrOverloaded) {
+				refused++
+			}
+			if i == maxReads {
+				close(last)
+			}
+		}}
+		n.inbox.post(waits[i])
+	}
+	<-last
+	for _, w := range waits {
+		n.inbox.post(readLeft{w})
+	}
+	return refused - 1 // there is no room for the last one in any case
+}
