@@ -28,12 +28,12 @@ func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 400), proposal{done: func(Result, error) {}}))
 	}
 	pending := q.pending
-	require.Empty(t, q.take(nil, 0).batches)
-	first := q.take(nil, 1500)
+	require.Empty(t, q.take(nil, 0, true).batches)
+	first := q.take(nil, 1500, true)
 	require.True(t, first.more)
 	require.Len(t, first.batches, 2)
 	require.Equal(t, pending-first.batches[0].size()-first.batches[1].size(), q.pending)
-	rest := q.take(nil, 1<<30)
+	rest := q.take(nil, 1<<30, true)
 	require.False(t, rest.more)
 	require.Len(t, rest.batches, 23)
 	require.Zero(t, q.pending)
@@ -72,7 +72,7 @@ func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
 		}()
 		time.Sleep(time.Second)
 		require.Empty(t, last)
-		require.Len(t, q.take(nil, 1<<30).batches, 1)
+		require.Len(t, q.take(nil, 1<<30, true).batches, 1)
 		synctest.Wait()
 		require.NoError(t, <-last)
 	})
@@ -99,7 +99,7 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 		leave[2]()
 		synctest.Wait()
 		for _, want := range []int{1, 3, 4} {
-			q.take(nil, 1<<30)
+			q.take(nil, 1<<30, true)
 			synctest.Wait()
 			require.Equal(t, want, <-served)
 		}

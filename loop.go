@@ -81,7 +81,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // whatever else has happened at the same moment
 		}
-		in := l.node.inbox.take(events, l.driver.proposalRoom())
+		in := l.node.inbox.take(events, l.driver.proposalRoom(), l.driver.wantsReads())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
 		clear(in.events)
@@ -92,7 +92,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if err := l.carryOut(work); err != nil {
 			return err
 		}
-		if in.more && l.driver.proposalRoom() > 0 {
+		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())

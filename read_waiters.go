@@ -17,6 +17,10 @@ type readWait struct {
 	options ReadOptions
 	done    func(Index, error)
 	remote  bool // it is another member's, which waits itself until it has applied the index
+
+	// Guarded by the inbox's mu.
+	taken bool // it is with the loop now
+	left  bool // before that
 }
 
 // forwardArrived: another member asks this one as its leader.
@@ -77,8 +81,10 @@ type reads struct {
 	fresh   freshness
 }
 
-// maxReads bounds the reads that wait.
+// maxReads bounds the reads that wait, with the loop and before it has taken them.
 const maxReads = 1 << 16
+
+var errTooManyReads = fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads)
 
 // handleRead begins a read.
 func (d *driver) handleRead(now time.Duration, w *readWait) {
@@ -86,7 +92,7 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	d.endStaleReads()
 	switch {
 	case r.count >= maxReads:
-		d.endWait(w.done, 0, fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads))
+		d.endWait(w.done, 0, errTooManyReads)
 	case o.Level == ReadLocal:
 		d.awaitApplied(w, 0)
 	case r.fresh.known && o.MaxStaleness > 0 && now-r.fresh.at <= o.MaxStaleness:
@@ -117,6 +123,13 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 	b.level = max(b.level, w.options.Level)
 	b.waiting = append(b.waiting, w)
 	r.count++
+}
+
+// wantsReads reports whether a read that comes now would share a round or a question that
+// has not begun, or needs none. Else it had better wait for others: while one is under way
+// the next batch gathers in the inbox, and wakes nobody.
+func (d *driver) wantsReads() bool {
+	return len(d.reads.batches) == 0 || !d.lastHasBegun() || d.core.settings.lease > 0
 }
 
 // lastHasBegun reports whether the last batch takes no more reads, or there is none.
