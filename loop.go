@@ -456,10 +456,17 @@ func (s *sender) heartbeat(m *Heartbeat) {
 		return
 	}
 	s.heartbeats.Add(1)
-	s.background(s.loop.node.config.ElectionTimeout/2, func(ctx context.Context) {
-		defer s.heartbeats.Add(-1)
-		response, err := either(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
+	done := func(response *HeartbeatResponse, err error) {
+		s.heartbeats.Add(-1)
+		response, err = either(response, err)
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
+	}
+	patience := s.loop.node.config.ElectionTimeout / 2
+	if fast, ok := s.loop.node.transport.(heartbeatStarter); ok && fast.startHeartbeat(s.peer, m, patience, done) {
+		return
+	}
+	s.background(patience, func(ctx context.Context) {
+		done(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
 	})
 }
 

@@ -116,13 +116,26 @@ type tcpCall struct {
 	state    atomic.Int32 // callQueued and then one of the others
 	response message
 
-	// One of the two: a caller waits for done, which is closed after err is
-	// set, or a stream is told. position counts the requests of the stream.
+	// One of the three: a caller waits for done, which is closed after err is
+	// set, told is called, at some time after the deadline at the latest, or a
+	// stream is told. position counts the requests of the stream.
 	done     chan struct{}
 	err      error
+	told     func(error)
+	deadline time.Time
 	stream   *tcpStream
 	position uint64
 	kind     uint64
+}
+
+// finish says how a call has ended that is not of a stream.
+func (call *tcpCall) finish(err error) {
+	if call.told != nil {
+		call.told(err)
+		return
+	}
+	call.err = err
+	close(call.done)
 }
 
 const (
@@ -264,6 +277,9 @@ func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte,
 	case kindVote:
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleVote)
 	case kindHeartbeat:
+		if h, ok := handler.(heartbeatBeginner); ok {
+			return beginCall(c, &c.urgentCalls, kind, id, message, size, h.beginHeartbeat)
+		}
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleHeartbeat)
 	case kindTimeoutNow:
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleTimeoutNow)
@@ -285,15 +301,30 @@ func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte,
 	return nil
 }
 
-// serveCall runs one handler on a goroutine of its own.
-func serveCall[Request, Response any, RequestPointer interface {
+type requestPointer[Request any] interface {
 	*Request
 	message
 	sender() NodeID
-}, ResponsePointer interface {
+}
+
+type responsePointer[Response any] interface {
 	*Response
 	message
-}](c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error)) error {
+}
+
+// serveCall runs one handler on a goroutine of its own.
+func serveCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
+	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error),
+) error {
+	return beginCall[Request, Response, RequestPointer, ResponsePointer](c, bound, kind, id, data, size, func(request *Request, respond func(*Response, error)) {
+		c.handlers.Go(func() { respond(handle(c.ctx, request)) })
+	})
+}
+
+// beginCall has a request answered by begin, which does not wait and calls respond once.
+func beginCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
+	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, begin func(*Request, func(*Response, error)),
+) error {
 	request := new(Request)
 	if err := RequestPointer(request).UnmarshalBinary(data); err != nil {
 		c.release(size)
@@ -309,8 +340,7 @@ func serveCall[Request, Response any, RequestPointer interface {
 		c.respondError(id, fmt.Errorf("%w: too many requests of one peer are running", ErrOverloaded))
 		return nil
 	}
-	c.handlers.Go(func() {
-		response, err := handle(c.ctx, request)
+	begin(request, func(response *Response, err error) {
 		bound.give(size)
 		c.release(size)
 		if err == nil && response == nil {
@@ -435,11 +465,17 @@ func (c *tcpConn) call(ctx context.Context, kind uint64, request, response messa
 	case !waiting: // it is being answered at this moment
 		<-call.done
 		return call.err
-	case call.state.CompareAndSwap(callQueued, callDropped):
-		return unreachable(c.peer, c.address, fmt.Errorf("not sent yet: %w", ctx.Err()))
 	default:
-		return fmt.Errorf("raft: no response from %s at %s: %w", c.peer, c.address, ctx.Err())
+		return c.givenUp(call, ctx.Err())
 	}
+}
+
+// givenUp returns the error of a call that is not waited for any longer.
+func (c *tcpConn) givenUp(call *tcpCall, why error) error {
+	if call.state.CompareAndSwap(callQueued, callDropped) {
+		return unreachable(c.peer, c.address, fmt.Errorf("not sent yet: %w", why))
+	}
+	return fmt.Errorf("raft: no response from %s at %s: %w", c.peer, c.address, why)
 }
 
 // receiveResponse hands a response to whom it is for. One that nobody waits for
@@ -463,11 +499,10 @@ func (c *tcpConn) receiveResponse(kind, id uint64, message []byte, size int) err
 		}
 		return call.stream.receive(call, answer)
 	}
-	call.err = answer
 	if err != nil {
-		call.err = c.brokenAfterSending(err)
+		answer = c.brokenAfterSending(err)
 	}
-	close(call.done)
+	call.finish(answer)
 	return err
 }
 
@@ -509,11 +544,10 @@ func (c *tcpConn) end() {
 			continue
 		}
 		if call.state.CompareAndSwap(callQueued, callDropped) {
-			call.err = unreachable(c.peer, c.address, cause)
+			call.finish(unreachable(c.peer, c.address, cause))
 		} else {
-			call.err = c.brokenAfterSending(cause)
+			call.finish(c.brokenAfterSending(cause))
 		}
-		close(call.done)
 	}
 	for stream := range streams {
 		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %s", c.peer, c.address, wordsOf(cause)), cause})
@@ -579,6 +613,7 @@ func (c *tcpConn) writeFrames() {
 			return
 		case <-c.wake:
 		case <-alive.C:
+			c.expire(time.Now())
 			if !quiet {
 				quiet = true
 				continue
@@ -690,8 +725,7 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 		delete(c.calls, out.id)
 		c.mu.Unlock()
 		if waiting {
-			out.call.err = err
-			close(out.call.done)
+			out.call.finish(err)
 		}
 	}
 }
