@@ -71,7 +71,9 @@ var (
 )
 
 // tcpConn is one connection after its handshake, of either direction. Two
-// goroutines live with it: the reader, which also ends it, and the writer.
+// goroutines live with it: the reader, which also ends it, and the writer. What is small
+// and urgent is written by whoever sends it, if nobody else is writing and the socket
+// takes it at once: a wake-up less on the way of a heartbeat.
 type tcpConn struct {
 	// Immutable after it is made.
 	transport *TCPTransport
@@ -94,8 +96,11 @@ type tcpConn struct {
 	forwardCalls           callBound
 	mu                     sync.Mutex // guards what follows; never held across I/O, encoding or callbacks
 	queue                  []outgoing
-	queued                 int   // bytes, from here until they are written
-	failure                error // why it broke; nil while it works
+	queued                 int         // bytes, from here until they are written
+	writing                bool        // somebody has frames
+	quiet                  bool        // nothing was written since keepAlive
+	frames                 frameWriter // of who has set writing
+	failure                error       // why it broke; nil while it works
 	lastID                 uint64
 	calls                  map[uint64]*tcpCall // sent or queued, not answered; outbound only
 	streams                map[*tcpStream]struct{}
@@ -146,9 +151,10 @@ const (
 
 // newTCPConn returns a connection to a peer that has told its timeout, in
 // microseconds, or 0.
-func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, peerTimeout uint64) *tcpConn {
+func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, purpose, peerTimeout uint64) *tcpConn {
 	c := &tcpConn{
 		transport: t, socket: socket, raw: raw, reader: reader,
+		bulk:         purpose == wire.PurposeBulk,
 		pace:         keepAlivePace(t.timeout, peerTimeout),
 		wake:         make(chan struct{}, 1),
 		urgentCalls:  callBound{maxCalls: maxUrgentCalls},
@@ -158,6 +164,10 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, pee
 		streams:      make(map[*tcpStream]struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.frames.conn = c
+	if !c.bulk && socket.SetWriteDeadline(time.Time{}) == nil { // that of the handshake is over
+		c.frames.direct = newDirectWriter(socket)
+	}
 	return c
 }
 
@@ -411,7 +421,9 @@ func (c *tcpConn) respond(out outgoing) {
 	c.mu.Unlock()
 	if err != nil {
 		c.fail(fmt.Errorf("the peer does not read its responses: %w", err))
+		return
 	}
+	c.send()
 }
 
 // enqueue queues a frame for the writer. c.mu is held.
@@ -425,24 +437,38 @@ func (c *tcpConn) enqueue(out outgoing) error {
 	}
 	c.queued += out.size
 	c.queue = append(c.queue, out)
+	return nil
+}
+
+// request sends a request under a new id. It does not block.
+func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err error) {
+	c.mu.Lock()
+	id = c.lastID + 1
+	err = c.enqueue(outgoing{kind: call.kind, id: id, body: body, size: size, call: call})
+	if err == nil {
+		c.lastID = id
+		c.calls[id] = call
+	}
+	c.mu.Unlock()
+	if err == nil {
+		c.send()
+	}
+	return id, err
+}
+
+// send has what is queued written: at once as far as the socket takes it, or by the writer.
+func (c *tcpConn) send() {
+	w := &c.frames
+	if w.direct != nil && w.take(false) {
+		w.flushNow()
+		if !w.leave() {
+			return
+		}
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return nil
-}
-
-// request queues a request under a new id.
-func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	id = c.lastID + 1
-	if err := c.enqueue(outgoing{kind: call.kind, id: id, body: body, size: size, call: call}); err != nil {
-		return 0, err
-	}
-	c.lastID = id
-	c.calls[id] = call
-	return id, nil
 }
 
 // call sends a request and waits for its response or the end of ctx.
@@ -604,9 +630,7 @@ func (c *tcpConn) detach(stream *tcpStream) {
 func (c *tcpConn) writeFrames() {
 	alive := time.NewTicker(c.pace / 2)
 	defer alive.Stop()
-	w := frameWriter{conn: c}
-	quiet := false // nothing was written since the last tick
-	var batch []outgoing
+	w := &c.frames
 	for {
 		select {
 		case <-c.ctx.Done():
@@ -614,47 +638,74 @@ func (c *tcpConn) writeFrames() {
 		case <-c.wake:
 		case <-alive.C:
 			c.expire(time.Now())
-			if !quiet {
-				quiet = true
-				continue
-			}
-			c.mu.Lock()
-			c.queued += messageOverhead
-			c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
-			c.mu.Unlock()
+			c.keepAlive()
 		}
-		for {
-			c.mu.Lock()
-			batch, c.queue = c.queue, batch[:0]
-			c.mu.Unlock()
-			if len(batch) == 0 {
-				break
-			}
-			for i := range batch {
-				w.add(&batch[i])
-			}
+		for w.take(true) {
 			w.flush()
-			clear(batch)
-			quiet = false
-			if w.err != nil {
-				c.fail(w.err)
-				return
-			}
+			w.leave()
 		}
 	}
 }
 
+// keepAlive queues something to write if nothing was since the last time.
+func (c *tcpConn) keepAlive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.quiet {
+		c.queued += messageOverhead
+		c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
+	}
+	c.quiet = true
+}
+
 // frameWriter gathers encoded frames. The first error sticks.
 type frameWriter struct {
-	conn   *tcpConn
-	buffer []byte
-	frames uint64
-	size   int // bytes of the queue that the buffer stands for
-	err    error
+	conn    *tcpConn
+	direct  *directWriter // nil: only the connection's writer writes
+	mayWait bool          // who has it now may
+	batch   []outgoing    // of the queue, reused
+	buffer  []byte
+	frames  uint64
+	size    int // bytes of the queue that the buffer stands for
+	err     error
 
 	// Bytes of streams' queues, by stream: neighbours mostly share one.
 	stream      *tcpStream
 	streamBytes int
+}
+
+// take takes the frame writer and encodes what is queued. It reports false if there is
+// nothing to write, or somebody is writing, who goes on with what is queued meanwhile or
+// leaves it to the writer.
+func (w *frameWriter) take(mayWait bool) bool {
+	c := w.conn
+	c.mu.Lock()
+	if c.writing || w.err != nil || len(c.queue)+len(w.buffer) == 0 {
+		c.mu.Unlock()
+		return false
+	}
+	c.writing, c.quiet = true, false
+	w.batch, c.queue = c.queue, w.batch[:0]
+	c.mu.Unlock()
+	w.mayWait = mayWait
+	for i := range w.batch {
+		w.add(&w.batch[i])
+	}
+	clear(w.batch)
+	return true
+}
+
+// leave gives the frame writer back, and reports whether there is more to write.
+func (w *frameWriter) leave() bool {
+	c, err := w.conn, w.err
+	c.mu.Lock()
+	c.writing = false
+	more := len(c.queue)+len(w.buffer) > 0
+	c.mu.Unlock()
+	if err != nil {
+		c.fail(err)
+	}
+	return more && err == nil
 }
 
 // add encodes a frame, unless it was dropped, and writes the buffer once that
@@ -683,7 +734,7 @@ func (w *frameWriter) add(out *outgoing) {
 		return
 	}
 	w.frames++
-	if len(w.buffer) >= writePiece {
+	if w.mayWait && len(w.buffer) >= writePiece {
 		w.flush()
 	}
 }
@@ -730,6 +781,20 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 	}
 }
 
+// flushNow writes as much of the buffer as the socket takes at once.
+func (w *frameWriter) flushNow() {
+	if w.err != nil {
+		return
+	}
+	var n int
+	n, w.err = w.direct.tryWrite(w.buffer)
+	w.conn.transport.stats.bytesSent.Add(uint64(n))
+	w.buffer = w.buffer[:copy(w.buffer, w.buffer[n:])]
+	if len(w.buffer) == 0 {
+		w.settle()
+	}
+}
+
 // flush writes the buffer, each piece under its own deadline, so that a large
 // frame passes a slow link and a stuck one is noticed.
 func (w *frameWriter) flush() {
@@ -746,16 +811,25 @@ func (w *frameWriter) flush() {
 		w.err = err
 		rest = rest[len(piece):]
 	}
-	c.transport.stats.framesSent.Add(w.frames)
+	if w.err == nil && w.direct != nil {
+		w.err = c.socket.SetWriteDeadline(time.Time{}) // it would end a direct write later
+	}
 	c.transport.stats.bytesSent.Add(uint64(len(w.buffer)))
+	w.settle()
+	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
+		w.buffer = nil
+	}
+}
+
+// settle gives bytes back to the queues that they are from: they are written.
+func (w *frameWriter) settle() {
+	c := w.conn
+	c.transport.stats.framesSent.Add(w.frames)
 	c.mu.Lock()
 	c.queued -= w.size
 	c.mu.Unlock()
 	w.settleStream()
 	w.frames, w.size = 0, 0
-	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
-		w.buffer = nil
-	}
 }
 
 // settleStream gives bytes back to the queue of the stream that they are from.
