@@ -47,6 +47,7 @@ func newLoop(n *Node, d *driver, start time.Time) *loop {
 		readBytes: d.settings.maxApplyBytes, reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	n.lease.start = start
 	return l
 }
 
@@ -84,6 +85,7 @@ func (l *loop) serve(ctx context.Context) error {
 		in := l.node.inbox.take(events, l.driver.proposalRoom(), l.driver.wantsReads())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
+		l.node.lease.show(l.driver.leaseEnd(), l.driver.applied)
 		clear(in.events)
 		events = in.events
 		for _, answer := range in.asked {
@@ -316,6 +318,7 @@ func (l *loop) report(event any) {
 func (l *loop) shutDown(cause error) {
 	n, d := l.node, l.driver
 	l.stopped.Store(true)
+	n.lease.show(0, d.applied)
 	left := n.close(d.status(l.now()), cause)
 	for _, r := range slices.Concat(d.replies, d.appendReplies) { // before those in the inbox: they came earlier
 		r.respond(nil, stoppedBy(n.config.ID, cause))

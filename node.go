@@ -39,6 +39,7 @@ type Node struct {
 	// the channels of a bubble of testing/synctest must not leave it.
 	pool    sync.Pool
 	readers sync.Pool // the same for reads
+	lease   leaseView
 
 	mu       sync.Mutex // guards what follows
 	ran      bool

@@ -107,6 +107,15 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	}
 }
 
+// leaseEnd returns until when reads may be answered by the clock from what is applied; 0:
+// they may not.
+func (d *driver) leaseEnd() time.Duration {
+	if d.core.settings.lease == 0 || d.applied < d.core.commitIndex {
+		return 0
+	}
+	return d.core.leaseEnd()
+}
+
 // gather adds a read to the batch that has not begun.
 func (d *driver) gather(now time.Duration, w *readWait) {
 	c, r := d.core, &d.reads

@@ -49,6 +49,9 @@ func (n *Node) Read(ctx context.Context, options ReadOptions) (Index, error) {
 	if ctx.Err() != nil {
 		return 0, contextError(ctx)
 	}
+	if index, ok := n.lease.read(options); ok {
+		return index, nil
+	}
 	r := n.readers.Get().(*readCall)
 	r.options, r.taken = options, false
 	if err := n.inbox.enqueueRead(&r.readWait); err != nil {
