@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,9 @@ func (l *loop) serve(ctx context.Context) error {
 		}
 		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
+		}
+		if len(work.outcomes) > 1 {
+			runtime.Gosched() // who has been answered may ask again: together, and not one by one
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())
 	}

@@ -71,14 +71,15 @@ type appliedWait struct {
 
 // reads is what a driver knows of the reads that wait.
 type reads struct {
-	term    Term            // in which the batches are asked about, of leader
-	leader  NodeID          // likewise
-	batches []readBatch     // in order; only the last may not have begun
-	call    *ForwardRequest // the question about the first batch, if this node does not lead
-	applies []appliedWait
-	count   int // of all who wait
-	left    map[*readWait]bool
-	fresh   freshness
+	term     Term            // in which the batches are asked about, of leader
+	leader   NodeID          // likewise
+	batches  []readBatch     // in order; only the last may not have begun
+	call     *ForwardRequest // the question about the first batch, if this node does not lead
+	applies  []appliedWait
+	count    int // of all who wait
+	lastSize int // of the last batch confirmed: what the next may need
+	left     map[*readWait]bool
+	fresh    freshness
 }
 
 // maxReads bounds the reads that wait, with the loop and before it has taken them.
@@ -125,7 +126,7 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 	}
 	if d.lastHasBegun() {
 		r.term, r.leader = c.currentTerm, c.leader
-		r.batches = append(r.batches, readBatch{round: c.round + 1, since: now})
+		r.batches = append(r.batches, readBatch{round: c.round + 1, since: now, waiting: make([]*readWait, 0, r.lastSize)})
 	}
 	b := &r.batches[len(r.batches)-1]
 	b.index = index // what was committed since the first one came is not too much
@@ -259,7 +260,10 @@ func (d *driver) handleForwardAnswer(e forwardAnswered) {
 // confirm lets reads go on that have to see what is committed up to an index: they wait
 // until it is applied here.
 func (d *driver) confirm(b readBatch, index Index) {
-	d.reads.fresh.renew(b.since, index)
+	r := &d.reads
+	r.fresh.renew(b.since, index)
+	r.lastSize = len(b.waiting)
+	d.work.outcomes = slices.Grow(d.work.outcomes, len(b.waiting))
 	for _, w := range b.waiting {
 		d.awaitApplied(w, index)
 	}
