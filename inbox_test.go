@@ -130,3 +130,40 @@ func TestA2WaitForRoomEndsWithTheQueue(t *testing.T) {
 		}
 	})
 }
+
+// Reads gather as long as the loop has no use for more, but for those that need nobody
+// else. Whoever leaves meanwhile leaves nothing behind.
+func TestR3ReadsGatherBeforeTheLoop(t *testing.T) {
+	q := newInbox(1<<20, 1000)
+	read := func(o ReadOptions) *readWait {
+		w := &readWait{options: o}
+		require.NoError(t, q.enqueueRead(w))
+		return w
+	}
+	first := read(ReadOptions{})
+	in := q.take(nil, 0, false)
+	require.Empty(t, in.events)
+	require.True(t, in.reading)
+	local, stale, second := read(ReadOptions{Level: ReadLocal}), read(ReadOptions{MaxStaleness: 1}), read(ReadOptions{Level: ReadConfirmed})
+	require.True(t, q.withdrawRead(first))
+	in = q.take(nil, 0, false)
+	require.Equal(t, []any{local, stale}, in.events)
+	require.False(t, q.withdrawRead(local), "the loop has it")
+	in = q.take(nil, 0, true)
+	require.Equal(t, []any{second}, in.events)
+	require.False(t, in.reading)
+
+	var all []*readWait
+	for range maxReads {
+		all = append(all, read(ReadOptions{}))
+	}
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrOverloaded)
+	for _, w := range all {
+		require.True(t, q.withdrawRead(w))
+	}
+	require.Empty(t, q.reads)
+	left := read(ReadOptions{})
+	stopped := q.close(ErrStopped)
+	require.Equal(t, []any{left}, stopped.events)
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrStopped)
+}
