@@ -82,7 +82,7 @@ type reads struct {
 	fresh    freshness
 }
 
-// maxReads bounds the reads that wait, with the loop and before it has taken them.
+// maxReads bounds the reads that wait, and likewise those that gather in the inbox.
 const maxReads = 1 << 16
 
 var errTooManyReads = fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads)

@@ -676,11 +676,12 @@ type frameWriter struct {
 
 // take takes the frame writer and encodes what is queued. It reports false if there is
 // nothing to write, or somebody is writing, who goes on with what is queued meanwhile or
-// leaves it to the writer.
+// leaves it to the writer. What the socket has not taken at once is the writer's.
 func (w *frameWriter) take(mayWait bool) bool {
 	c := w.conn
 	c.mu.Lock()
-	if c.writing || w.err != nil || len(c.queue)+len(w.buffer) == 0 {
+	free := !c.writing && w.err == nil // else the rest is not to be looked at
+	if !free || len(c.queue)+len(w.buffer) == 0 || len(w.buffer) > 0 && !mayWait {
 		c.mu.Unlock()
 		return false
 	}
