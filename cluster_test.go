@@ -493,6 +493,13 @@ func (d *disk) failReads(err error) {
 	d.readErr = err
 }
 
+// saveCount counts the writes so far.
+func (d *disk) saveCount() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.saves
+}
+
 // readCount counts the reads so far.
 func (d *disk) readCount() int {
 	d.mu.Lock()

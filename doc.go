@@ -120,9 +120,14 @@
 // goroutine, the snapshot receiver. Restoring is a task of the applier.
 //
 // Senders: votes and heartbeats have a goroutine each, under a deadline, at most
-// 16 heartbeats to a peer at a time. Entries go through an [AppendStream] of
+// 16 heartbeats to a peer at a time; over a connection of a [TCPTransport] that is there
+// heartbeats need none, nor has their receiver one for each. Entries go through an [AppendStream] of
 // their own, or, if the transport has none, through one CallAppend at a time. So
 // heartbeats and votes never wait behind entries.
+//
+// Reads gather in the inbox while a round of heartbeats is under way for others, and share
+// the next. With a lease that holds, readers do not meet the loop at all: it shows them the
+// lease (lease_view.go) before anything leaves that could end it.
 //
 // The inbox (inbox.go) is shared by everybody, under a lock that is held for a
 // slice swap or for copying one command. The goroutine of a caller encodes its
@@ -356,6 +361,7 @@
 //	members.go           what users call for that
 //	read_waiters.go      who waits for reads, many for one round
 //	reading.go           what users call to read
+//	lease_view.go        what readers see of the lease, without the loop
 //	forward.go           what a member has its leader do: reads, and commands
 //	resolve.go           what has become of an entry, if that was left open
 //	recovery.go          the way back from the loss of a majority
@@ -373,6 +379,9 @@
 //	tcp_identity.go      whose certificate it is
 //	tcp_conn.go          one connection: requests, responses, bounds
 //	tcp_stream.go        append streams over TCP
+//	tcp_heartbeat.go     heartbeats over TCP, without a goroutine for each
+//	tcp_direct_unix.go   writing to a socket without waiting
+//	tcp_direct_other.go  where that cannot be
 //	memory_network.go    a network in memory, for tests, as bad as one likes
 //	memory_transport.go  its transports: calls and append streams
 //	config.go            settings, their defaults and bounds

@@ -19,6 +19,8 @@ type inbox struct {
 
 	mu        sync.Mutex
 	events    []any
+	reads     []*readWait     // that gather for the next round or question
+	gone      int             // of them, whose readers have left
 	asked     []chan<- Status // who wants to see the status
 	batches   []*batch        // of proposals, in order
 	pending   int             // bytes of batches, and of room that was promised
@@ -106,6 +108,57 @@ func (q *inbox) post(event any) bool {
 		q.signal()
 	}
 	return open
+}
+
+// enqueueRead leaves a read for the loop: with those that the next round or question is to
+// confirm, or, if it may need neither, with the events.
+func (q *inbox) enqueueRead(w *readWait) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed != nil:
+		return q.closed
+	case w.options.Level == ReadLocal || w.options.MaxStaleness > 0:
+		w.taken = true
+		if q.events = append(q.events, w); len(q.events) == 1 {
+			q.signal()
+		}
+	case len(q.reads) >= maxReads:
+		return errTooManyReads
+	default:
+		if q.reads = append(q.reads, w); len(q.reads) == 1 {
+			q.signal()
+		}
+	}
+	return nil
+}
+
+// withdrawRead takes a read whose caller leaves out of the queue, and reports false if
+// the loop has it already.
+func (q *inbox) withdrawRead(w *readWait) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w.taken {
+		return false
+	}
+	w.left = true
+	if q.gone++; 2*q.gone > len(q.reads) { // all together: many may leave at the same moment
+		q.reads = slices.DeleteFunc(q.reads, func(w *readWait) bool { return w.left })
+		q.gone = 0
+	}
+	return true
+}
+
+// takeReads adds the reads that have gathered to the events. Called with mu held.
+func (q *inbox) takeReads(events []any) []any {
+	for _, w := range q.reads {
+		if w.taken = true; !w.left {
+			events = append(events, w)
+		}
+	}
+	clear(q.reads)
+	q.reads, q.gone = q.reads[:0], 0
+	return events
 }
 
 // closedBecause returns why nothing is taken any more.
@@ -314,15 +367,21 @@ type taken struct {
 	asked   []chan<- Status
 	batches []*batch
 	more    bool // proposals are left
+	reading bool // reads are left
 }
 
 // take returns what is there, of the proposals about as many bytes as there is
-// room for. The slice of events is reused from then on.
-func (q *inbox) take(events []any, room int) taken {
+// room for, of the reads those that gather only if there is use for them. The slice of
+// events is reused from then on.
+func (q *inbox) take(events []any, room int, reads bool) taken {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := taken{events: q.events, asked: q.asked}
 	q.events, q.asked = events[:0], nil
+	if reads {
+		out.events = q.takeReads(out.events)
+	}
+	out.reading = len(q.reads) > 0
 	out.batches = q.takeBatches(room)
 	out.more = len(q.batches) > 0
 	if len(out.batches) > 0 {
@@ -390,7 +449,7 @@ func (q *inbox) close(err error) taken {
 	}
 	q.closed = err
 	q.grantRoom() // those who wait for room find out that it is closed
-	out := taken{events: q.events, asked: q.asked, batches: q.takeBatches(math.MaxInt)}
+	out := taken{events: q.takeReads(q.events), asked: q.asked, batches: q.takeBatches(math.MaxInt)}
 	q.events, q.asked = nil, nil
 	return out
 }

@@ -28,12 +28,12 @@ func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 400), proposal{done: func(Result, error) {}}))
 	}
 	pending := q.pending
-	require.Empty(t, q.take(nil, 0).batches)
-	first := q.take(nil, 1500)
+	require.Empty(t, q.take(nil, 0, true).batches)
+	first := q.take(nil, 1500, true)
 	require.True(t, first.more)
 	require.Len(t, first.batches, 2)
 	require.Equal(t, pending-first.batches[0].size()-first.batches[1].size(), q.pending)
-	rest := q.take(nil, 1<<30)
+	rest := q.take(nil, 1<<30, true)
 	require.False(t, rest.more)
 	require.Len(t, rest.batches, 23)
 	require.Zero(t, q.pending)
@@ -72,7 +72,7 @@ func TestManyCallersLeaveAFullQueueAtOnce(t *testing.T) {
 		}()
 		time.Sleep(time.Second)
 		require.Empty(t, last)
-		require.Len(t, q.take(nil, 1<<30).batches, 1)
+		require.Len(t, q.take(nil, 1<<30, true).batches, 1)
 		synctest.Wait()
 		require.NoError(t, <-last)
 	})
@@ -99,7 +99,7 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 		leave[2]()
 		synctest.Wait()
 		for _, want := range []int{1, 3, 4} {
-			q.take(nil, 1<<30)
+			q.take(nil, 1<<30, true)
 			synctest.Wait()
 			require.Equal(t, want, <-served)
 		}
@@ -129,4 +129,41 @@ func TestA2WaitForRoomEndsWithTheQueue(t *testing.T) {
 			require.ErrorIs(t, <-ended, ErrStopped)
 		}
 	})
+}
+
+// Reads gather as long as the loop has no use for more, but for those that need nobody
+// else. Whoever leaves meanwhile leaves nothing behind.
+func TestR3ReadsGatherBeforeTheLoop(t *testing.T) {
+	q := newInbox(1<<20, 1000)
+	read := func(o ReadOptions) *readWait {
+		w := &readWait{options: o}
+		require.NoError(t, q.enqueueRead(w))
+		return w
+	}
+	first := read(ReadOptions{})
+	in := q.take(nil, 0, false)
+	require.Empty(t, in.events)
+	require.True(t, in.reading)
+	local, stale, second := read(ReadOptions{Level: ReadLocal}), read(ReadOptions{MaxStaleness: 1}), read(ReadOptions{Level: ReadConfirmed})
+	require.True(t, q.withdrawRead(first))
+	in = q.take(nil, 0, false)
+	require.Equal(t, []any{local, stale}, in.events)
+	require.False(t, q.withdrawRead(local), "the loop has it")
+	in = q.take(nil, 0, true)
+	require.Equal(t, []any{second}, in.events)
+	require.False(t, in.reading)
+
+	var all []*readWait
+	for range maxReads {
+		all = append(all, read(ReadOptions{}))
+	}
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrOverloaded)
+	for _, w := range all {
+		require.True(t, q.withdrawRead(w))
+	}
+	require.Empty(t, q.reads)
+	left := read(ReadOptions{})
+	stopped := q.close(ErrStopped)
+	require.Equal(t, []any{left}, stopped.events)
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrStopped)
 }

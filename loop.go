@@ -48,6 +48,7 @@ func newLoop(n *Node, d *driver, start time.Time) *loop {
 		readBytes: d.settings.maxApplyBytes, reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	n.lease.start = start
 	return l
 }
 
@@ -83,9 +84,10 @@ func (l *loop) serve(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // whatever else has happened at the same moment
 		}
-		in := l.node.inbox.take(events, l.driver.proposalRoom())
+		in := l.node.inbox.take(events, l.driver.proposalRoom(), l.driver.wantsReads())
 		now := l.now()
 		work := l.driver.advance(now, in.events, in.batches)
+		l.node.lease.show(l.driver.leaseEnd(), l.driver.applied)
 		clear(in.events)
 		events = in.events
 		for _, answer := range in.asked {
@@ -94,8 +96,11 @@ func (l *loop) serve(ctx context.Context) error {
 		if err := l.carryOut(work); err != nil {
 			return err
 		}
-		if in.more && l.driver.proposalRoom() > 0 {
+		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
+		}
+		if len(work.outcomes) > 1 {
+			runtime.Gosched() // who has been answered may ask again: together, and not one by one
 		}
 		timer.Reset(l.driver.core.deadline() - l.now())
 	}
@@ -318,6 +323,7 @@ func (l *loop) report(event any) {
 func (l *loop) shutDown(cause error) {
 	n, d := l.node, l.driver
 	l.stopped.Store(true)
+	n.lease.show(0, d.applied)
 	left := n.close(d.status(l.now()), cause)
 	for _, r := range slices.Concat(d.replies, d.appendReplies) { // before those in the inbox: they came earlier
 		r.respond(nil, stoppedBy(n.config.ID, cause))
@@ -458,10 +464,17 @@ func (s *sender) heartbeat(m *Heartbeat) {
 		return
 	}
 	s.heartbeats.Add(1)
-	s.background(s.loop.node.config.ElectionTimeout/2, func(ctx context.Context) {
-		defer s.heartbeats.Add(-1)
-		response, err := either(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
+	done := func(response *HeartbeatResponse, err error) {
+		s.heartbeats.Add(-1)
+		response, err = either(response, err)
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
+	}
+	patience := s.loop.node.config.ElectionTimeout / 2
+	if fast, ok := s.loop.node.transport.(heartbeatStarter); ok && fast.startHeartbeat(s.peer, m, patience, done) {
+		return
+	}
+	s.background(patience, func(ctx context.Context) {
+		done(s.loop.node.transport.CallHeartbeat(ctx, s.peer, m))
 	})
 }
 

@@ -105,7 +105,7 @@ func TestTransportThatReturnsNothingIsAnError(t *testing.T) {
 	s.append(&AppendEntries{}, time.Second)
 	var lost, unanswered int
 	require.Eventually(t, func() bool {
-		for _, event := range l.node.inbox.take(nil, 0).events {
+		for _, event := range l.node.inbox.take(nil, 0, true).events {
 			switch e := event.(type) {
 			case voteAnswered:
 				require.ErrorIs(t, e.err, errNoResponse)
@@ -148,6 +148,6 @@ func TestGivenUpCallIsNotHeardOfAgain(t *testing.T) {
 	s.reset()
 	require.Same(t, second, <-transport.ended)
 	l.group.Wait()
-	require.Empty(t, l.node.inbox.take(nil, 0).events)
+	require.Empty(t, l.node.inbox.take(nil, 0, true).events)
 	l.shutDown(nil)
 }

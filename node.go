@@ -39,6 +39,7 @@ type Node struct {
 	// the channels of a bubble of testing/synctest must not leave it.
 	pool    sync.Pool
 	readers sync.Pool // the same for reads
+	lease   leaseView
 
 	mu       sync.Mutex // guards what follows
 	ran      bool
@@ -744,6 +745,10 @@ func (n *Node) HandleHeartbeat(ctx context.Context, request *Heartbeat) (*Heartb
 	return await[*HeartbeatResponse](ctx, n, func(respond responder) any { return heartbeatArrived{request, respond} })
 }
 
+func (n *Node) beginHeartbeat(request *Heartbeat, respond func(*HeartbeatResponse, error)) {
+	begin(n, respond, func(respond responder) any { return heartbeatArrived{request, respond} })
+}
+
 // HandleAppend answers a leader's entries, once they are durable. For the
 // transport.
 func (n *Node) HandleAppend(ctx context.Context, request *AppendEntries) (*AppendResponse, error) {
@@ -752,13 +757,7 @@ func (n *Node) HandleAppend(ctx context.Context, request *AppendEntries) (*Appen
 
 // BeginAppend queues a leader's entries and returns. For the transport.
 func (n *Node) BeginAppend(request *AppendEntries, respond func(*AppendResponse, error)) {
-	posted := n.inbox.post(appendArrived{request, func(response any, err error) {
-		r, _ := response.(*AppendResponse)
-		respond(r, err)
-	}})
-	if !posted {
-		respond(nil, stoppedBy(n.config.ID, nil))
-	}
+	begin(n, respond, func(respond responder) any { return appendArrived{request, respond} })
 }
 
 // HandleSnapshot answers a chunk of a leader's snapshot, once it is stored. For the
@@ -770,6 +769,18 @@ func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*S
 // HandleTimeoutNow answers a leader that hands over. For the transport.
 func (n *Node) HandleTimeoutNow(ctx context.Context, request *TimeoutNow) (*TimeoutNowResponse, error) {
 	return await[*TimeoutNowResponse](ctx, n, func(respond responder) any { return timeoutNowArrived{request, respond} })
+}
+
+// begin posts a request for the loop and has it answered later.
+func begin[R any](n *Node, respond func(R, error), event func(responder) any) {
+	posted := n.inbox.post(event(func(response any, err error) {
+		r, _ := response.(R)
+		respond(r, err)
+	}))
+	if !posted {
+		var none R
+		respond(none, stoppedBy(n.config.ID, nil))
+	}
 }
 
 // await posts a request for the loop and waits for its answer.

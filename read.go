@@ -77,9 +77,15 @@ func (c *core) renewLease() {
 	}
 }
 
-// holdsLease reports whether a leader may answer by its clock. It is shorter than the
-// others' quiet by as much as the clocks may differ.
-func (c *core) holdsLease(now time.Duration) bool {
+// holdsLease reports whether a leader may answer by its clock.
+func (c *core) holdsLease(now time.Duration) bool { return now < c.leaseEnd() }
+
+// leaseEnd returns when the lease ends, 0 if there is none. It is shorter than the others'
+// quiet by as much as the clocks may differ.
+func (c *core) leaseEnd() time.Duration {
 	l := c.lease
-	return c.role == Leader && l.held && !l.void && l.under == c.reconfigured && now < l.since+c.settings.lease && c.committedInTerm()
+	if c.role != Leader || !l.held || l.void || l.under != c.reconfigured || !c.committedInTerm() {
+		return 0
+	}
+	return l.since + c.settings.lease
 }

@@ -48,11 +48,14 @@ func TestReadsOnEveryMember(t *testing.T) {
 			command := "before the read on " + string(id)
 			result := c.propose(leader, command)
 			last := c.status(leader).LastIndex
+			time.Sleep(time.Second) // the leader's own disk is the last to be asked
+			saves := c.disk(leader).saveCount()
 			index, err := c.node(id).ReadIndex(t.Context())
 			require.NoError(t, err, "%s", id)
 			require.GreaterOrEqual(t, index, result.Index)
 			require.Contains(t, c.applied(id), command)
 			require.Equal(t, last, c.status(leader).LastIndex)
+			require.Equal(t, saves, c.disk(leader).saveCount(), "nothing is written")
 		}
 	})
 }
@@ -197,6 +200,29 @@ func TestLS2LeaseReadsOfAnIsolatedLeader(t *testing.T) {
 		time.Sleep(electionTimeout)
 		requireRefused(t, receive(t, confirmed, "the end").err)
 		requireRefused(t, receive(t, late, "the end").err)
+	})
+}
+
+// T3: readers see no lease any more when a successor is asked, who may commit at once.
+func TestT3ReadersSeeNoLeaseOnceASuccessorIsAsked(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.LeaseReads = true }})
+		leader := c.leader()
+		time.Sleep(2 * heartbeat)
+		var asked atomic.Bool
+		reads := make(chan (<-chan outcome), 1)
+		c.network.Intercept(func(from, _ raft.NodeID, m any) raft.Verdict {
+			_, beats := m.(*raft.Heartbeat)
+			if _, ok := m.(*raft.TimeoutNow); ok && !asked.Swap(true) {
+				go func() { reads <- c.readLater(context.Background(), leader, raft.ReadOptions{}) }()
+				return raft.Verdict{Delay: heartbeat / 2} // the read begins before there is another leader
+			}
+			return raft.Verdict{Drop: beats && from == leader && asked.Load()}
+		})
+		require.NoError(t, receive(t, c.readLater(t.Context(), leader, raft.ReadOptions{}), "the answer by the lease").err)
+		require.NoError(t, c.node(leader).TransferLeadership(t.Context(), ""))
+		requireRefused(t, receive(t, <-reads, "the end of the read").err)
 	})
 }
 

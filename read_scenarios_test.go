@@ -250,6 +250,7 @@ func (r *rig) quietRound(leader, follower NodeID, round uint64, quiet time.Durat
 // requireLease requires that a read is answered at once, or that it is not.
 func (r *rig) requireLease(id NodeID, held bool, why string) {
 	r.t.Helper()
+	require.Equal(r.t, held, r.now < r.node(id).driver.leaseEnd(), "as readers see it: %s", why)
 	round := r.core(id).round
 	o := r.readIndex(id)
 	require.Equal(r.t, held, o.ended, why)

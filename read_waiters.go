@@ -17,6 +17,10 @@ type readWait struct {
 	options ReadOptions
 	done    func(Index, error)
 	remote  bool // it is another member's, which waits itself until it has applied the index
+
+	// Guarded by the inbox's mu.
+	taken bool // it is with the loop now
+	left  bool // before that
 }
 
 // forwardArrived: another member asks this one as its leader.
@@ -67,18 +71,21 @@ type appliedWait struct {
 
 // reads is what a driver knows of the reads that wait.
 type reads struct {
-	term    Term            // in which the batches are asked about, of leader
-	leader  NodeID          // likewise
-	batches []readBatch     // in order; only the last may not have begun
-	call    *ForwardRequest // the question about the first batch, if this node does not lead
-	applies []appliedWait
-	count   int // of all who wait
-	left    map[*readWait]bool
-	fresh   freshness
+	term     Term            // in which the batches are asked about, of leader
+	leader   NodeID          // likewise
+	batches  []readBatch     // in order; only the last may not have begun
+	call     *ForwardRequest // the question about the first batch, if this node does not lead
+	applies  []appliedWait
+	count    int // of all who wait
+	lastSize int // of the last batch confirmed: what the next may need
+	left     map[*readWait]bool
+	fresh    freshness
 }
 
-// maxReads bounds the reads that wait.
+// maxReads bounds the reads that wait, and likewise those that gather in the inbox.
 const maxReads = 1 << 16
+
+var errTooManyReads = fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads)
 
 // handleRead begins a read.
 func (d *driver) handleRead(now time.Duration, w *readWait) {
@@ -86,7 +93,7 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	d.endStaleReads()
 	switch {
 	case r.count >= maxReads:
-		d.endWait(w.done, 0, fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads))
+		d.endWait(w.done, 0, errTooManyReads)
 	case o.Level == ReadLocal:
 		d.awaitApplied(w, 0)
 	case r.fresh.known && o.MaxStaleness > 0 && now-r.fresh.at <= o.MaxStaleness:
@@ -101,6 +108,15 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	}
 }
 
+// leaseEnd returns until when reads may be answered by the clock from what is applied; 0:
+// they may not.
+func (d *driver) leaseEnd() time.Duration {
+	if d.core.settings.lease == 0 || d.applied < d.core.commitIndex {
+		return 0
+	}
+	return d.core.leaseEnd()
+}
+
 // gather adds a read to the batch that has not begun.
 func (d *driver) gather(now time.Duration, w *readWait) {
 	c, r := d.core, &d.reads
@@ -110,13 +126,20 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 	}
 	if d.lastHasBegun() {
 		r.term, r.leader = c.currentTerm, c.leader
-		r.batches = append(r.batches, readBatch{round: c.round + 1, since: now})
+		r.batches = append(r.batches, readBatch{round: c.round + 1, since: now, waiting: make([]*readWait, 0, r.lastSize)})
 	}
 	b := &r.batches[len(r.batches)-1]
 	b.index = index // what was committed since the first one came is not too much
 	b.level = max(b.level, w.options.Level)
 	b.waiting = append(b.waiting, w)
 	r.count++
+}
+
+// wantsReads reports whether a read that comes now would share a round or a question that
+// has not begun, or needs none. Else it had better wait for others: while one is under way
+// the next batch gathers in the inbox, and wakes nobody.
+func (d *driver) wantsReads() bool {
+	return len(d.reads.batches) == 0 || !d.lastHasBegun() || d.core.settings.lease > 0
 }
 
 // lastHasBegun reports whether the last batch takes no more reads, or there is none.
@@ -237,7 +260,10 @@ func (d *driver) handleForwardAnswer(e forwardAnswered) {
 // confirm lets reads go on that have to see what is committed up to an index: they wait
 // until it is applied here.
 func (d *driver) confirm(b readBatch, index Index) {
-	d.reads.fresh.renew(b.since, index)
+	r := &d.reads
+	r.fresh.renew(b.since, index)
+	r.lastSize = len(b.waiting)
+	d.work.outcomes = slices.Grow(d.work.outcomes, len(b.waiting))
 	for _, w := range b.waiting {
 		d.awaitApplied(w, index)
 	}

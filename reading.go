@@ -49,16 +49,22 @@ func (n *Node) Read(ctx context.Context, options ReadOptions) (Index, error) {
 	if ctx.Err() != nil {
 		return 0, contextError(ctx)
 	}
+	if index, ok := n.lease.read(options); ok {
+		return index, nil
+	}
 	r := n.readers.Get().(*readCall)
-	r.options = options
-	if !n.inbox.post(&r.readWait) {
-		return 0, n.inbox.closedBecause()
+	r.options, r.taken = options, false
+	if err := n.inbox.enqueueRead(&r.readWait); err != nil {
+		n.readers.Put(r)
+		return 0, err
 	}
 	select {
 	case <-r.ready:
 	case <-ctx.Done():
-		n.inbox.post(readLeft{&r.readWait}) // who knows whether it has ended meanwhile: it is not used again
-		return 0, contextError(ctx)
+		if !n.inbox.withdrawRead(&r.readWait) {
+			n.inbox.post(readLeft{&r.readWait})
+		}
+		return 0, contextError(ctx) // who knows whether it has ended meanwhile: it is not used again
 	}
 	index, err := r.index, r.err
 	n.readers.Put(r)

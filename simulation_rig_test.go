@@ -541,7 +541,7 @@ func (n *simNode) serve() {
 	if n.frozen {
 		return // who thaws it wakes it
 	}
-	in := n.inbox.take(n.events, n.driver.proposalRoom())
+	in := n.inbox.take(n.events, n.driver.proposalRoom(), n.driver.wantsReads())
 	w := n.driver.advance(n.clock.Now(), in.events, in.batches)
 	clear(in.events)
 	n.events = in.events
@@ -555,7 +555,7 @@ func (n *simNode) serve() {
 	}
 	n.observe()
 	n.show()
-	if in.more && n.driver.proposalRoom() > 0 {
+	if in.more && n.driver.proposalRoom() > 0 || in.reading && n.driver.wantsReads() {
 		n.wake()
 	}
 	if n.alarm != nil {

@@ -71,7 +71,9 @@ var (
 )
 
 // tcpConn is one connection after its handshake, of either direction. Two
-// goroutines live with it: the reader, which also ends it, and the writer.
+// goroutines live with it: the reader, which also ends it, and the writer. What is small
+// and urgent is written by whoever sends it, if nobody else is writing and the socket
+// takes it at once: a wake-up less on the way of a heartbeat.
 type tcpConn struct {
 	// Immutable after it is made.
 	transport *TCPTransport
@@ -94,8 +96,11 @@ type tcpConn struct {
 	forwardCalls           callBound
 	mu                     sync.Mutex // guards what follows; never held across I/O, encoding or callbacks
 	queue                  []outgoing
-	queued                 int   // bytes, from here until they are written
-	failure                error // why it broke; nil while it works
+	queued                 int         // bytes, from here until they are written
+	writing                bool        // somebody has frames
+	quiet                  bool        // nothing was written since keepAlive
+	frames                 frameWriter // of who has set writing
+	failure                error       // why it broke; nil while it works
 	lastID                 uint64
 	calls                  map[uint64]*tcpCall // sent or queued, not answered; outbound only
 	streams                map[*tcpStream]struct{}
@@ -116,13 +121,26 @@ type tcpCall struct {
 	state    atomic.Int32 // callQueued and then one of the others
 	response message
 
-	// One of the two: a caller waits for done, which is closed after err is
-	// set, or a stream is told. position counts the requests of the stream.
+	// One of the three: a caller waits for done, which is closed after err is
+	// set, told is called, at some time after the deadline at the latest, or a
+	// stream is told. position counts the requests of the stream.
 	done     chan struct{}
 	err      error
+	told     func(error)
+	deadline time.Time
 	stream   *tcpStream
 	position uint64
 	kind     uint64
+}
+
+// finish says how a call has ended that is not of a stream.
+func (call *tcpCall) finish(err error) {
+	if call.told != nil {
+		call.told(err)
+		return
+	}
+	call.err = err
+	close(call.done)
 }
 
 const (
@@ -133,9 +151,10 @@ const (
 
 // newTCPConn returns a connection to a peer that has told its timeout, in
 // microseconds, or 0.
-func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, peerTimeout uint64) *tcpConn {
+func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, purpose, peerTimeout uint64) *tcpConn {
 	c := &tcpConn{
 		transport: t, socket: socket, raw: raw, reader: reader,
+		bulk:         purpose == wire.PurposeBulk,
 		pace:         keepAlivePace(t.timeout, peerTimeout),
 		wake:         make(chan struct{}, 1),
 		urgentCalls:  callBound{maxCalls: maxUrgentCalls},
@@ -145,6 +164,10 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, pee
 		streams:      make(map[*tcpStream]struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.frames.conn = c
+	if !c.bulk && socket.SetWriteDeadline(time.Time{}) == nil { // that of the handshake is over
+		c.frames.direct = newDirectWriter(socket)
+	}
 	return c
 }
 
@@ -264,6 +287,9 @@ func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte,
 	case kindVote:
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleVote)
 	case kindHeartbeat:
+		if h, ok := handler.(heartbeatBeginner); ok {
+			return beginCall(c, &c.urgentCalls, kind, id, message, size, h.beginHeartbeat)
+		}
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleHeartbeat)
 	case kindTimeoutNow:
 		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleTimeoutNow)
@@ -285,15 +311,30 @@ func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte,
 	return nil
 }
 
-// serveCall runs one handler on a goroutine of its own.
-func serveCall[Request, Response any, RequestPointer interface {
+type requestPointer[Request any] interface {
 	*Request
 	message
 	sender() NodeID
-}, ResponsePointer interface {
+}
+
+type responsePointer[Response any] interface {
 	*Response
 	message
-}](c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error)) error {
+}
+
+// serveCall runs one handler on a goroutine of its own.
+func serveCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
+	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error),
+) error {
+	return beginCall[Request, Response, RequestPointer, ResponsePointer](c, bound, kind, id, data, size, func(request *Request, respond func(*Response, error)) {
+		c.handlers.Go(func() { respond(handle(c.ctx, request)) })
+	})
+}
+
+// beginCall has a request answered by begin, which does not wait and calls respond once.
+func beginCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
+	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, begin func(*Request, func(*Response, error)),
+) error {
 	request := new(Request)
 	if err := RequestPointer(request).UnmarshalBinary(data); err != nil {
 		c.release(size)
@@ -309,8 +350,7 @@ func serveCall[Request, Response any, RequestPointer interface {
 		c.respondError(id, fmt.Errorf("%w: too many requests of one peer are running", ErrOverloaded))
 		return nil
 	}
-	c.handlers.Go(func() {
-		response, err := handle(c.ctx, request)
+	begin(request, func(response *Response, err error) {
 		bound.give(size)
 		c.release(size)
 		if err == nil && response == nil {
@@ -381,7 +421,9 @@ func (c *tcpConn) respond(out outgoing) {
 	c.mu.Unlock()
 	if err != nil {
 		c.fail(fmt.Errorf("the peer does not read its responses: %w", err))
+		return
 	}
+	c.send()
 }
 
 // enqueue queues a frame for the writer. c.mu is held.
@@ -395,24 +437,38 @@ func (c *tcpConn) enqueue(out outgoing) error {
 	}
 	c.queued += out.size
 	c.queue = append(c.queue, out)
+	return nil
+}
+
+// request sends a request under a new id. It does not block.
+func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err error) {
+	c.mu.Lock()
+	id = c.lastID + 1
+	err = c.enqueue(outgoing{kind: call.kind, id: id, body: body, size: size, call: call})
+	if err == nil {
+		c.lastID = id
+		c.calls[id] = call
+	}
+	c.mu.Unlock()
+	if err == nil {
+		c.send()
+	}
+	return id, err
+}
+
+// send has what is queued written: at once as far as the socket takes it, or by the writer.
+func (c *tcpConn) send() {
+	w := &c.frames
+	if w.direct != nil && w.take(false) {
+		w.flushNow()
+		if !w.leave() {
+			return
+		}
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return nil
-}
-
-// request queues a request under a new id.
-func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	id = c.lastID + 1
-	if err := c.enqueue(outgoing{kind: call.kind, id: id, body: body, size: size, call: call}); err != nil {
-		return 0, err
-	}
-	c.lastID = id
-	c.calls[id] = call
-	return id, nil
 }
 
 // call sends a request and waits for its response or the end of ctx.
@@ -435,11 +491,17 @@ func (c *tcpConn) call(ctx context.Context, kind uint64, request, response messa
 	case !waiting: // it is being answered at this moment
 		<-call.done
 		return call.err
-	case call.state.CompareAndSwap(callQueued, callDropped):
-		return unreachable(c.peer, c.address, fmt.Errorf("not sent yet: %w", ctx.Err()))
 	default:
-		return fmt.Errorf("raft: no response from %s at %s: %w", c.peer, c.address, ctx.Err())
+		return c.givenUp(call, ctx.Err())
 	}
+}
+
+// givenUp returns the error of a call that is not waited for any longer.
+func (c *tcpConn) givenUp(call *tcpCall, why error) error {
+	if call.state.CompareAndSwap(callQueued, callDropped) {
+		return unreachable(c.peer, c.address, fmt.Errorf("not sent yet: %w", why))
+	}
+	return fmt.Errorf("raft: no response from %s at %s: %w", c.peer, c.address, why)
 }
 
 // receiveResponse hands a response to whom it is for. One that nobody waits for
@@ -463,11 +525,10 @@ func (c *tcpConn) receiveResponse(kind, id uint64, message []byte, size int) err
 		}
 		return call.stream.receive(call, answer)
 	}
-	call.err = answer
 	if err != nil {
-		call.err = c.brokenAfterSending(err)
+		answer = c.brokenAfterSending(err)
 	}
-	close(call.done)
+	call.finish(answer)
 	return err
 }
 
@@ -509,11 +570,10 @@ func (c *tcpConn) end() {
 			continue
 		}
 		if call.state.CompareAndSwap(callQueued, callDropped) {
-			call.err = unreachable(c.peer, c.address, cause)
+			call.finish(unreachable(c.peer, c.address, cause))
 		} else {
-			call.err = c.brokenAfterSending(cause)
+			call.finish(c.brokenAfterSending(cause))
 		}
-		close(call.done)
 	}
 	for stream := range streams {
 		stream.shut(&lostError{fmt.Sprintf("raft: connection to %s at %s broke: %s", c.peer, c.address, wordsOf(cause)), cause})
@@ -570,56 +630,83 @@ func (c *tcpConn) detach(stream *tcpStream) {
 func (c *tcpConn) writeFrames() {
 	alive := time.NewTicker(c.pace / 2)
 	defer alive.Stop()
-	w := frameWriter{conn: c}
-	quiet := false // nothing was written since the last tick
-	var batch []outgoing
+	w := &c.frames
 	for {
 		select {
 		case <-c.ctx.Done():
 			return
 		case <-c.wake:
 		case <-alive.C:
-			if !quiet {
-				quiet = true
-				continue
-			}
-			c.mu.Lock()
-			c.queued += messageOverhead
-			c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
-			c.mu.Unlock()
+			c.expire(time.Now())
+			c.keepAlive()
 		}
-		for {
-			c.mu.Lock()
-			batch, c.queue = c.queue, batch[:0]
-			c.mu.Unlock()
-			if len(batch) == 0 {
-				break
-			}
-			for i := range batch {
-				w.add(&batch[i])
-			}
+		for w.take(true) {
 			w.flush()
-			clear(batch)
-			quiet = false
-			if w.err != nil {
-				c.fail(w.err)
-				return
-			}
+			w.leave()
 		}
 	}
 }
 
+// keepAlive queues something to write if nothing was since the last time.
+func (c *tcpConn) keepAlive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.quiet {
+		c.queued += messageOverhead
+		c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
+	}
+	c.quiet = true
+}
+
 // frameWriter gathers encoded frames. The first error sticks.
 type frameWriter struct {
-	conn   *tcpConn
-	buffer []byte
-	frames uint64
-	size   int // bytes of the queue that the buffer stands for
-	err    error
+	conn    *tcpConn
+	direct  *directWriter // nil: only the connection's writer writes
+	mayWait bool          // who has it now may
+	batch   []outgoing    // of the queue, reused
+	buffer  []byte
+	frames  uint64
+	size    int // bytes of the queue that the buffer stands for
+	err     error
 
 	// Bytes of streams' queues, by stream: neighbours mostly share one.
 	stream      *tcpStream
 	streamBytes int
+}
+
+// take takes the frame writer and encodes what is queued. It reports false if there is
+// nothing to write, or somebody is writing, who goes on with what is queued meanwhile or
+// leaves it to the writer. What the socket has not taken at once is the writer's.
+func (w *frameWriter) take(mayWait bool) bool {
+	c := w.conn
+	c.mu.Lock()
+	free := !c.writing && w.err == nil // else the rest is not to be looked at
+	if !free || len(c.queue)+len(w.buffer) == 0 || len(w.buffer) > 0 && !mayWait {
+		c.mu.Unlock()
+		return false
+	}
+	c.writing, c.quiet = true, false
+	w.batch, c.queue = c.queue, w.batch[:0]
+	c.mu.Unlock()
+	w.mayWait = mayWait
+	for i := range w.batch {
+		w.add(&w.batch[i])
+	}
+	clear(w.batch)
+	return true
+}
+
+// leave gives the frame writer back, and reports whether there is more to write.
+func (w *frameWriter) leave() bool {
+	c, err := w.conn, w.err
+	c.mu.Lock()
+	c.writing = false
+	more := len(c.queue)+len(w.buffer) > 0
+	c.mu.Unlock()
+	if err != nil {
+		c.fail(err)
+	}
+	return more && err == nil
 }
 
 // add encodes a frame, unless it was dropped, and writes the buffer once that
@@ -648,7 +735,7 @@ func (w *frameWriter) add(out *outgoing) {
 		return
 	}
 	w.frames++
-	if len(w.buffer) >= writePiece {
+	if w.mayWait && len(w.buffer) >= writePiece {
 		w.flush()
 	}
 }
@@ -690,9 +777,22 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 		delete(c.calls, out.id)
 		c.mu.Unlock()
 		if waiting {
-			out.call.err = err
-			close(out.call.done)
+			out.call.finish(err)
 		}
+	}
+}
+
+// flushNow writes as much of the buffer as the socket takes at once.
+func (w *frameWriter) flushNow() {
+	if w.err != nil {
+		return
+	}
+	var n int
+	n, w.err = w.direct.tryWrite(w.buffer)
+	w.conn.transport.stats.bytesSent.Add(uint64(n))
+	w.buffer = w.buffer[:copy(w.buffer, w.buffer[n:])]
+	if len(w.buffer) == 0 {
+		w.settle()
 	}
 }
 
@@ -712,16 +812,25 @@ func (w *frameWriter) flush() {
 		w.err = err
 		rest = rest[len(piece):]
 	}
-	c.transport.stats.framesSent.Add(w.frames)
+	if w.err == nil && w.direct != nil {
+		w.err = c.socket.SetWriteDeadline(time.Time{}) // it would end a direct write later
+	}
 	c.transport.stats.bytesSent.Add(uint64(len(w.buffer)))
+	w.settle()
+	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
+		w.buffer = nil
+	}
+}
+
+// settle gives bytes back to the queues that they are from: they are written.
+func (w *frameWriter) settle() {
+	c := w.conn
+	c.transport.stats.framesSent.Add(w.frames)
 	c.mu.Lock()
 	c.queued -= w.size
 	c.mu.Unlock()
 	w.settleStream()
 	w.frames, w.size = 0, 0
-	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
-		w.buffer = nil
-	}
 }
 
 // settleStream gives bytes back to the queue of the stream that they are from.

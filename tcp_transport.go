@@ -469,8 +469,8 @@ func (t *TCPTransport) serve(socket net.Conn, service *tcpService) {
 		return
 	}
 	t.stats.accepted.Add(1)
-	conn := newTCPConn(t, secured, socket, reader, hello.Timeout)
-	conn.peer, conn.address, conn.bulk = NodeID(hello.From), socket.RemoteAddr().String(), hello.Purpose == wire.PurposeBulk
+	conn := newTCPConn(t, secured, socket, reader, hello.Purpose, hello.Timeout)
+	conn.peer, conn.address = NodeID(hello.From), socket.RemoteAddr().String()
 	service.local.Logger.Debug("accepted a connection", zap.String("peer", hello.From), zap.Stringer("remote", socket.RemoteAddr()))
 	err = conn.serve(service.handler)
 	t.reportBroken(conn, err)
@@ -608,8 +608,8 @@ func (t *TCPTransport) dial(ctx context.Context, peer NodeID, address string, pu
 		}
 		return nil, err
 	}
-	conn := newTCPConn(t, secured, socket, reader, welcome.Timeout)
-	conn.peer, conn.address, conn.bulk = peer, address, purpose == wire.PurposeBulk
+	conn := newTCPConn(t, secured, socket, reader, purpose, welcome.Timeout)
+	conn.peer, conn.address = peer, address
 	return conn, nil
 }
 
