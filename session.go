@@ -141,17 +141,22 @@ func (s *Session) end(sequence uint64) {
 	s.moved = make(chan struct{})
 }
 
-// try proposes a command once. Along with it the members learn which replies are not waited
-// for any more.
+// try proposes a command once.
 func (s *Session) try(ctx context.Context, sequence uint64, command []byte) (Result, error) {
-	s.mu.Lock()
-	entry := sessionCommand{s.id, sequence, s.acked, command}
-	s.mu.Unlock()
-	data, err := entry.marshal()
+	data, err := s.entry(sequence, command)
 	if err != nil {
 		return Result{}, err
 	}
 	return s.node.propose(ctx, EntrySessionCommand, data)
+}
+
+// entry is what an attempt at a command proposes. Along with it the members learn which
+// replies are not waited for any more.
+func (s *Session) entry(sequence uint64, command []byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entry := sessionCommand{s.id, sequence, s.acked, command}
+	return entry.marshal()
 }
 
 // attempts are those at one command whose outcome is not known.
