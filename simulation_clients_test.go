@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -21,6 +22,7 @@ type simClient struct {
 	*simulation
 	number  int
 	random  *rand.Rand
+	node    *simNode // that it went to last
 	sent    int
 	again   string   // what is to be tried again, if anything
 	wrote   Index    // of the last command that was done
@@ -57,16 +59,25 @@ func (c *simClient) act() {
 	}
 }
 
-// someone returns a node that is up; nil: it is down. Mostly that is the leader.
+// someone returns a node that is up; nil: it is down. Mostly that is the leader, or was it
+// when the client came there.
 func (c *simClient) someone() *simNode {
-	n := c.nodes[c.random.IntN(len(c.nodes))]
-	if leader := c.leader(); leader != nil && c.random.IntN(4) > 0 {
-		n = leader
+	leader := c.leader()
+	switch c.random.IntN(6) {
+	case 0:
+		c.node = c.nodes[c.random.IntN(len(c.nodes))]
+	case 1, 2:
+		if leader != nil {
+			c.node = leader
+		}
 	}
-	if n.driver == nil {
+	if c.node == nil || c.node.driver == nil {
+		c.node = cmp.Or(leader, c.nodes[c.random.IntN(len(c.nodes))])
+	}
+	if c.node.driver == nil {
 		return nil
 	}
-	return n
+	return c.node
 }
 
 func (c *simClient) burst() int {
