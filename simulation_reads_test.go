@@ -198,36 +198,45 @@ func (s *simulation) readAll(stop func() bool) error {
 	return s.judge.Verdict()
 }
 
-// beyondTheBound is the life of a seed in which again and again a leader is cut off and stands
-// still, its clock too, while the others elect another one.
-func beyondTheBound(seed uint64, levels ...ReadLevel) *simulation {
+// leasingLife is the life of a seed with leases, in which the same happens to whoever leads again
+// and again.
+func leasingLife(seed uint64, faults ...sim.Fault) *simulation {
 	var plan sim.Plan
 	for at := time.Second; at < 10*time.Second; at += 3 * time.Second {
-		plan = append(plan,
-			sim.Fault{At: at, For: 2 * time.Second, Kind: sim.Isolate, Leader: true},
-			sim.Fault{At: at, For: 3 * time.Second / 2, Kind: sim.Pause, Leader: true})
+		for _, f := range faults {
+			f.At, f.Leader = at+f.At, true
+			plan = append(plan, f)
+		}
 	}
 	s := newSimulation(seed, plan)
 	for s.settings.nodes != 3 {
 		seed += 1000
 		s = newSimulation(seed, plan)
 	}
-	s.settings.leases, s.settings.beyond, s.settings.levels = true, true, levels
+	s.settings.leases, s.settings.beyond, s.settings.clockDrift = true, false, 0.1
 	s.settings.faulty, s.settings.clients, s.settings.thinks = 10*time.Second, 6, 10*time.Millisecond
+	s.setClocks()
+	return s
+}
+
+// setClocks has the clocks be as the settings say.
+func (s *simulation) setClocks() {
 	for _, n := range s.nodes {
 		n.clock.Bound = s.settings.clockBound()
 	}
-	return s
 }
 
 // LS5: where clocks differ by more than leases allow for, reads by a lease are stale, and
 // those that are confirmed are not. So a judge who counts the ones, and finds none of them
-// within the bound, has looked.
+// within the bound, has looked. Here a leader is cut off and stands still, its clock too, while
+// the others elect another one.
 func TestLS5LeasesBeyondTheBoundAreStale(t *testing.T) {
 	t.Parallel()
 	stale := func(levels ...ReadLevel) (stale, confirmed int) {
 		for seed := range uint64(5) {
-			s := beyondTheBound(1+seed, levels...)
+			s := leasingLife(1+seed, sim.Fault{For: 2 * time.Second, Kind: sim.Isolate}, sim.Fault{For: 3 * time.Second / 2, Kind: sim.Pause})
+			s.settings.beyond, s.settings.levels = true, levels
+			s.setClocks()
 			require.NoError(t, s.run(), "seed %d", 1+seed)
 			stale += s.world.Counts()["stale reads by a lease"]
 			confirmed += s.world.Counts()["reads, confirmed"]
@@ -239,4 +248,27 @@ func TestLS5LeasesBeyondTheBoundAreStale(t *testing.T) {
 	none, confirmed := stale(ReadConfirmed)
 	require.Zero(t, none)
 	require.Positive(t, confirmed)
+}
+
+// LS5: within the bound no read is stale. A leader gets the answers to its heartbeats late, and
+// from then on hears and is heard no more; its clock is as slow as it may be, or leaps, or it
+// stands still until the others have another leader, and only then looks at those answers.
+func TestLS5LeasesWithinTheBoundAreNot(t *testing.T) {
+	t.Parallel()
+	var faults []sim.Fault
+	for behind := 1; behind < 3+simSpares; behind++ {
+		faults = append(faults,
+			sim.Fault{For: 400 * time.Millisecond, Kind: sim.Clog, Peer: behind},
+			sim.Fault{At: 50 * time.Millisecond, For: 2 * time.Second, Kind: sim.OneWay, Peer: behind, Seed: 1},
+			sim.Fault{At: 410 * time.Millisecond, For: 2 * time.Second, Kind: sim.OneWay, Peer: behind})
+	}
+	byLease := 0
+	for i, clock := range []sim.Fault{{Kind: sim.Drift, For: 2 * time.Second}, {Kind: sim.Leap, Level: 1}, {Kind: sim.Freeze, At: 300 * time.Millisecond, For: 800 * time.Millisecond}} {
+		for seed := range uint64(3) {
+			s := leasingLife(10*uint64(1+i)+seed, append(slices.Clip(faults), clock)...)
+			require.NoError(t, s.run(), "seed %d", s.seed)
+			byLease += s.world.Counts()["reads by a lease"]
+		}
+	}
+	require.Positive(t, byLease)
 }

@@ -199,6 +199,9 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 			if f.Leader {
 				if leader := machines.Leader(); leader >= 0 {
 					f.hit(leader, f.Peer-f.Node+n, n)
+					if f.Kind.scope() == oneLink && f.Seed%2 == 0 { // what comes to it, and not what it sends
+						f.Node, f.Peer = f.Peer, f.Node
+					}
 				}
 			}
 			w.Count(f.Kind.String())
