@@ -88,7 +88,7 @@ func (c *simClient) burst() int {
 }
 
 // waiting returns what is to be called for each of several answers: after the last one, or
-// once patience is lost, the client goes on.
+// once patience is lost, the client goes on. Its calls may still end.
 func (c *simClient) waiting(answers int) (answered func()) {
 	gone := false
 	leave := func() {
@@ -97,7 +97,7 @@ func (c *simClient) waiting(answers int) (answered func()) {
 			c.later()
 		}
 	}
-	c.world.After(simPatience, leave)
+	c.world.After(time.Duration(c.random.Int64N(int64(simPatience))), leave)
 	return func() {
 		if answers--; answers == 0 {
 			leave()

@@ -214,7 +214,7 @@ func leasingLife(seed uint64, faults ...sim.Fault) *simulation {
 		s = newSimulation(seed, plan)
 	}
 	s.settings.leases, s.settings.beyond, s.settings.clockDrift = true, false, 0.1
-	s.settings.faulty, s.settings.clients, s.settings.thinks = 10*time.Second, 6, 10*time.Millisecond
+	s.settings.faulty, s.settings.clients, s.settings.thinks = 10*time.Second, 12, 10*time.Millisecond
 	s.setClocks()
 	return s
 }
