@@ -150,7 +150,7 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"reads":            func(d *driver, _ *core) { d.reads.batches = []readBatch{{round: 1}} },
 		"question":         func(d *driver, _ *core) { d.reads.call = new(ForwardRequest) },
 		"confirmed reads":  func(d *driver, _ *core) { d.reads.applies = []appliedWait{{index: 1}} },
-		"freshness":        func(d *driver, _ *core) { d.reads.fresh.at++ },
+		"freshness":        func(d *driver, _ *core) { d.reads.fresh[ReadConfirmed].at++ },
 		"chance":           func(_ *driver, c *core) { c.drawElectionWait() },
 		"match":            func(_ *driver, c *core) { c.peers[0].match++ },
 		"next":             func(_ *driver, c *core) { c.peers[0].next++ },

@@ -495,6 +495,21 @@ func TestReadsOfBoundedStaleness(t *testing.T) {
 	require.True(t, r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: time.Hour}).ended)
 }
 
+// LS5: what a read by a lease has made sure of rests on a clock, so a read that must not rely on
+// any is not answered by that, however much it may miss.
+func TestLS5BoundedReadsThatAreConfirmedUseNoLease(t *testing.T) {
+	r := leasing(t)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.requireLease("b", true, "a has answered")
+	require.True(t, r.readAs("b", ReadOptions{MaxStaleness: beat}).ended)
+	o := r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: beat})
+	require.False(t, o.ended, "only a clock says that nobody else leads")
+	r.quietRound("b", "c", r.core("b").round, wait)
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+	require.True(t, r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: beat}).ended, "a round says it now")
+}
+
 // Who wants no clock relied on gets a round, whatever the lease says.
 func TestConfirmedReadsNeedNoLease(t *testing.T) {
 	r := leasing(t)

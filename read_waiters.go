@@ -63,6 +63,14 @@ func (f *freshness) renew(at time.Duration, index Index) {
 	}
 }
 
+// renew takes note of what reads of a level have made sure of, which is as good for weaker
+// ones. What rests on a clock says nothing to those that must not rely on any.
+func (r *reads) renew(level ReadLevel, at time.Duration, index Index) {
+	for weaker := range min(level, ReadConfirmed) + 1 {
+		r.fresh[weaker].renew(at, index)
+	}
+}
+
 // appliedWait waits until this node has applied an entry.
 type appliedWait struct {
 	index Index
@@ -79,7 +87,7 @@ type reads struct {
 	count    int // of all who wait
 	lastSize int // of the last batch confirmed: what the next may need
 	left     map[*readWait]bool
-	fresh    freshness
+	fresh    [ReadLocal]freshness // by level: of reads of that level, or a stricter one
 }
 
 // maxReads bounds the reads that wait, and likewise those that gather in the inbox.
@@ -91,17 +99,18 @@ var errTooManyReads = fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads)
 func (d *driver) handleRead(now time.Duration, w *readWait) {
 	c, r, o := d.core, &d.reads, w.options
 	d.endStaleReads()
+	fresh := r.fresh[min(o.Level, ReadConfirmed)]
 	switch {
 	case r.count >= maxReads:
 		d.endWait(w.done, 0, errTooManyReads)
 	case o.Level == ReadLocal:
 		d.awaitApplied(w, 0)
-	case r.fresh.known && o.MaxStaleness > 0 && now-r.fresh.at <= o.MaxStaleness:
-		d.awaitApplied(w, r.fresh.index)
+	case fresh.known && o.MaxStaleness > 0 && now-fresh.at <= o.MaxStaleness:
+		d.awaitApplied(w, fresh.index)
 	case c.leader == "":
 		d.endWait(w.done, 0, d.notLeader())
 	case o.Level == ReadLinearizable && c.holdsLease(now):
-		r.fresh.renew(now, c.commitIndex)
+		r.renew(ReadLinearizable, now, c.commitIndex)
 		d.awaitApplied(w, c.commitIndex)
 	default:
 		d.gather(now, w)
@@ -179,6 +188,7 @@ func (d *driver) settleRounds(now time.Duration) {
 		b := r.batches[0]
 		r.batches = slices.Delete(r.batches, 0, 1)
 		r.count -= len(b.waiting)
+		b.level = ReadConfirmed // whatever they asked for
 		d.confirm(b, cmp.Or(b.index, index))
 	}
 	if len(r.batches) == 1 && r.batches[0].round > c.round {
@@ -261,7 +271,7 @@ func (d *driver) handleForwardAnswer(e forwardAnswered) {
 // until it is applied here.
 func (d *driver) confirm(b readBatch, index Index) {
 	r := &d.reads
-	r.fresh.renew(b.since, index)
+	r.renew(b.level, b.since, index)
 	r.lastSize = len(b.waiting)
 	d.work.outcomes = slices.Grow(d.work.outcomes, len(b.waiting))
 	for _, w := range b.waiting {

@@ -35,6 +35,7 @@ type simulation struct {
 	settings simSettings
 	over     bool // the faults are
 	members  simMembers
+	commits  []simCommit
 	trace    *sim.Trace // nil: nobody will look
 
 	lies func(*simNode) bool // a disk says that it has written, and has not
@@ -56,6 +57,14 @@ type simSettings struct {
 	faulty       time.Duration // how long the first phase lasts
 	clients      int
 	thinks       time.Duration // a client, between two commands
+
+	forwards     bool        // nodes send commands on to the leader
+	leases       bool        // leaders answer reads by their clocks
+	clockDrift   float64     // by which those may differ
+	beyond       bool        // they differ more
+	levels       []ReadLevel // of reads
+	maxSessions  int
+	sessionBytes int // of replies that are kept in them
 }
 
 func drawSettings(random *rand.Rand) simSettings {
@@ -74,6 +83,13 @@ func drawSettings(random *rand.Rand) simSettings {
 		faulty:       time.Duration(2000+random.IntN(4000)) * time.Millisecond,
 		clients:      1 + random.IntN(6),
 		thinks:       time.Duration(5+random.IntN(40)) * time.Millisecond,
+		forwards:     random.IntN(2) == 0,
+		leases:       random.IntN(2) == 0,
+		clockDrift:   []float64{0.1, 0.3, 0.6}[random.IntN(3)],
+		beyond:       random.IntN(4) == 0,
+		levels:       []ReadLevel{ReadLinearizable, ReadConfirmed, ReadLocal},
+		maxSessions:  []int{1, 3, 6, 20}[random.IntN(4)],
+		sessionBytes: []int{1, 150, 500, 4 << 10}[random.IntN(4)],
 	}
 }
 
@@ -101,6 +117,7 @@ func newSimulation(seed uint64, plan sim.Plan) *simulation {
 			clock: w.NewClock(time.Duration(s.random.Int64N(int64(time.Hour))), 1+(s.random.Float64()-0.5)/50),
 			salts: w.Random("salts of " + string(id)),
 		}
+		n.clock.Bound = s.settings.clockBound()
 		n.disk.KeepAfterFailedSync(s.random.IntN(2) == 0)
 		s.nodes = append(s.nodes, n)
 	}
@@ -179,14 +196,16 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	if len(away) > 0 {
 		soon += 40 * simElectionTimeout // whom they follow may have bad links only
 	}
-	equal := func() bool { return stop() || s.isSettled() && !slices.ContainsFunc(s.whole(), not(applied(fresh))) }
+	equal := func() bool {
+		return stop() || s.isSettled() && !slices.ContainsFunc(s.whole(), not(applied(fresh))) && !slices.ContainsFunc(s.whole(), (*simNode).hasReaders)
+	}
 	for s.world.Now() < soon && !equal() {
 		s.world.RunUntil(s.world.Now()+simElectionTimeout/10, stop)
 	}
 	if !equal() {
 		return fmt.Errorf("liveness: the members did not become equal soon: %s", s)
 	}
-	return s.judge.Verdict()
+	return s.readAll(stop)
 }
 
 // keepAway leaves a node dead, or able to disturb the others and unable to be of use to
@@ -350,7 +369,7 @@ func (n *simNode) boot(storage *diskStorage) error {
 		fingerprint: state.HardState.Fingerprint, incarnation: state.HardState.Incarnation,
 		heartbeatInterval: simHeartbeat, electionTimeout: simElectionTimeout, diskStallLimit: 5 * simElectionTimeout,
 		maxBatchBytes: n.settings.batchBytes, maxInflightBytes: simWindow, maxInflightMessages: n.settings.window,
-		snapshotRate: n.settings.snapshotRate, chunkBytes: n.settings.chunkBytes,
+		snapshotRate: n.settings.snapshotRate, chunkBytes: n.settings.chunkBytes, lease: n.settings.lease(),
 	}
 	c, err := newCore(settings, state, !isNew, n.salts.Uint64(), n.clock.Now())
 	if err != nil {
@@ -455,6 +474,11 @@ func (n *simNode) fail(cause error, w work) {
 	n.world.Note(sim.Line{Kind: "stop", Node: n.number, Peer: -1, Text: cause.Error()})
 	n.world.Count("nodes that stopped by themselves")
 	left := n.inbox.close(stoppedBy(n.id, cause))
+	for _, event := range left.events {
+		if w, ok := event.(*readWait); ok {
+			w.done(0, stoppedBy(n.id, cause))
+		}
+	}
 	for _, b := range left.batches {
 		for i := range b.proposals {
 			b.proposals[i].complete(Result{}, stoppedBy(n.id, cause))
@@ -464,6 +488,7 @@ func (n *simNode) fail(cause error, w work) {
 	d.work.failed, d.work.outcomes = w.failed, w.outcomes
 	d.failFrom(0, cause)
 	d.endMembershipWaits(stoppedBy(n.id, cause))
+	d.endReads(stoppedBy(n.id, cause))
 	for _, o := range d.work.outcomes {
 		o.done(o.index, o.err)
 	}
@@ -698,7 +723,11 @@ func (n *simNode) apply(task *applyTask) {
 			return
 		}
 		n.machine.task = nil
-		a := newApplier(context.Background(), n.machine, n.sessions, n.storage, 4<<10, func(event any) { n.postIn(life, event) }, &n.machine.stopped)
+		report := func(event any) {
+			n.noteSessions(event)
+			n.postIn(life, event)
+		}
+		a := newApplier(context.Background(), n.machine, n.sessions, n.storage, 4<<10, report, &n.machine.stopped)
 		if err := a.run(task); err != nil {
 			n.post(failed{err})
 		}
@@ -718,6 +747,7 @@ func (n *simNode) observe() {
 		Held:      n.holds(), Entry: n.entry,
 		Members: n.known,
 	})
+	n.noteCommitted()
 }
 
 // holds lists what the node keeps in memory. What it takes at once may be more than
@@ -733,6 +763,7 @@ func (n *simNode) holds() []sim.Held {
 		{What: "commands in the queue", Bytes: n.inbox.pending, Most: n.settings.pending},
 		{What: "commands that are not applied", Bytes: n.driver.unsettledBytes, Most: n.settings.unapplied + min(batch, n.settings.pending)},
 		{What: "entries that are on its disk", Bytes: cached, Most: n.settings.cacheBytes},
+		{What: "replies in sessions", Bytes: int(n.sessions.replyBytes), Most: n.settings.sessionBytes},
 	}
 	for _, p := range n.driver.core.peers {
 		held = append(held, sim.Held{What: "entries under way", Bytes: p.bytes, Most: simWindow + n.settings.batchBytes})
@@ -777,14 +808,17 @@ func (n *simNode) entry(index uint64) (term, digest uint64) {
 func (n *simNode) chunkTerm(i Index) Term { return n.chunk.runs[n.chunk.position(i)].term }
 
 // checkRequest checks what a request promises against the disk: whoever campaigns
-// or leads has voted for itself. A pre-vote promises nothing.
+// or leads has voted for itself. A pre-vote promises nothing, nor does a question to a leader.
 func (n *simNode) checkRequest(r request) {
 	lastLogIndex := uint64(0)
-	if m, ok := r.message.(*VoteRequest); ok {
+	switch m := r.message.(type) {
+	case *VoteRequest:
 		if m.PreVote {
 			return
 		}
 		lastLogIndex = uint64(m.LastLogIndex)
+	case *ForwardRequest:
+		return
 	}
 	n.judge.Promise(n.number, "a request", uint64(r.term), uint64(n.durable.Term), lastLogIndex, uint64(n.last))
 	if n.durable.VotedFor != n.id {

@@ -88,6 +88,11 @@ var simulated = []string{
 	"learners added", "voters added", "learners promoted", "voters demoted", "members taken out", "leaders taken out",
 	"joint changes", "members that were all replaced", "removed nodes that ended", "crashes in a joint phase", "snapshots in a joint phase",
 	"hand over leadership", "leadership handed over", "leadership not handed over", "keep leadership", "disks lost",
+	"reads, linearizable", "reads, confirmed", "reads, local", "reads of what was written", "reads of bounded staleness",
+	"reads on learners", "reads on followers", "reads on leaders", "reads by a lease", "reads refused", "reads given up",
+	"commands forwarded", "forwarded commands done",
+	"sessions opened", "sessions closed", "sessions expired", "commands in sessions done", "commands in sessions unknown", "commands in sessions refused",
+	"retries in sessions", "retries found executed", "late copies of commands in sessions", "replies dropped",
 }
 
 // simulatedRarely is what a thousand lives must have had.

@@ -86,6 +86,13 @@ func labelOf(message any) sim.Label {
 			return sim.Label{Kind: "append", Answer: true, Text: fmt.Sprintf("have up to %d, term %d", m.Match, m.Term)}
 		}
 		return sim.Label{Kind: "append", Answer: true, Text: fmt.Sprintf("of the snapshot byte %d is next, term %d", m.Next, m.Term)}
+	case *ForwardRequest:
+		if m.Kind == ForwardPropose {
+			return sim.Label{Kind: "append", Text: fmt.Sprintf("propose %q", m.Payload)}
+		}
+		return sim.Label{Kind: "heartbeat", Text: "what is a read to see?"}
+	case *ForwardResponse:
+		return sim.Label{Kind: "append", Answer: true, Refused: m.Code != CodeOK, Text: fmt.Sprintf("of what was forwarded: entry %d, code %d %s", m.Index, m.Code, m.Message)}
 	case error:
 		return sim.Label{Kind: "error", Answer: true, Refused: true, Text: m.Error()}
 	default:

@@ -1,10 +1,11 @@
 package raft
 
 import (
+	"context"
 	"encoding"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/seed-8da499c8/raft/internal/sim"
@@ -95,21 +96,29 @@ func (n *simNode) send(r request) {
 	}
 }
 
-// call carries a request to a node and its answer back, or reports after a while
-// that there is none.
+// call is carry for what comes out of a driver, which is to see the answer.
 func (n *simNode) call(to *simNode, message encoding.BinaryAppender, patience time.Duration, arrival func([]byte, responder) any, answer func([]byte, error) any) {
-	life, ended, request := n.life, false, encoded(message)
+	life := n.life
+	n.carry(to, message, patience, arrival, func(response []byte, err error) { n.postIn(life, answer(response, err)) })
+}
+
+// carry carries a request to a node and its answer back, or reports after a while
+// that there is none. What it doubles is more than a transport may do: commands come
+// once at most.
+func (n *simNode) carry(to *simNode, message encoding.BinaryAppender, patience time.Duration, arrival func([]byte, responder) any, answer func([]byte, error)) {
+	ended, came, request := false, false, encoded(message)
 	end := func(response []byte, err error) {
 		if !ended {
 			ended = true
-			n.postIn(life, answer(response, err))
+			answer(response, err)
 		}
 	}
 	timeout := n.world.After(patience, func() { end(nil, errSimTimeout) })
 	n.network.Send(n.number, to.number, message, func() {
-		if to.driver == nil {
+		if _, isForward := message.(*ForwardRequest); to.driver == nil || came && isForward {
 			return
 		}
+		came = true
 		theirs := to.life
 		to.post(arrival(request, func(response any, err error) {
 			if to.life != theirs {
@@ -239,19 +248,77 @@ func (m simMachines) unlessOver(by float64) float64 {
 	return by
 }
 
-// propose leaves a client's command with the node, and calls back when its
-// outcome is known.
-func (n *simNode) propose(op *sim.Operation, ended func()) {
-	err := n.inbox.enqueue(EntryCommand, []byte(op.Command), proposal{done: func(result Result, err error) {
-		n.conclude(op, result, err)
-		ended()
-	}})
-	if err != nil {
-		n.conclude(op, Result{}, err)
-		ended()
+// enqueue leaves an entry with the node, and calls back when its outcome is known.
+func (n *simNode) enqueue(kind EntryKind, data []byte, done func(Result, error)) {
+	if err := n.inbox.enqueue(kind, data, proposal{done: done}); err != nil {
+		done(Result{}, err)
 		return
 	}
 	n.wake()
+}
+
+// propose leaves a client's command with the node, which may send it on to its leader,
+// and calls back when its outcome is known.
+func (n *simNode) propose(op *sim.Operation, ended func()) {
+	conclude := func(result Result, err error) {
+		n.conclude(op, result, err)
+		ended()
+	}
+	n.enqueue(EntryCommand, []byte(op.Command), func(result Result, err error) {
+		var elsewhere *NotLeaderError
+		if n.settings.forwards && errors.As(err, &elsewhere) && elsewhere.Leader != "" {
+			n.forward(elsewhere.Leader, []byte(op.Command), conclude)
+			return
+		}
+		conclude(result, err)
+	})
+}
+
+// forward does what [Node.forward] does.
+func (n *simNode) forward(leader NodeID, command []byte, done func(Result, error)) {
+	n.world.Count("commands forwarded")
+	life, to := n.life, n.nodes[n.numberOf(leader)]
+	request := &ForwardRequest{Header: n.driver.core.header(leader), Kind: ForwardPropose, Payload: command}
+	arrival := func(b []byte, respond responder) any {
+		arrived := decoded[ForwardRequest](b)
+		return forwardArrived{arrived, to.serving(arrived, respond)}
+	}
+	n.carry(to, request, simPatience, arrival, func(b []byte, err error) {
+		if n.life != life || n.driver == nil {
+			return
+		}
+		if err != nil {
+			done(Result{}, commandError(context.Background(), err))
+			return
+		}
+		response := decoded[ForwardResponse](b)
+		result, err := response.outcome(leader)
+		if response.Code != CodeOK {
+			done(Result{}, commandError(context.Background(), err))
+			return
+		}
+		n.world.Count("forwarded commands done")
+		n.await(ReadOptions{Level: ReadLocal, MinIndex: result.Index}, func(_ Index, lost error) {
+			if lost != nil {
+				done(Result{}, &OutcomeUnknownError{Index: result.Index, Term: result.Term, Cause: lost})
+				return
+			}
+			done(result, nil)
+		})
+	})
+}
+
+// serving does what [Node.HandleForward] does once the driver has answered.
+func (n *simNode) serving(request *ForwardRequest, respond responder) responder {
+	return func(response any, err error) {
+		if err != nil || response.(*ForwardResponse).Code != CodeOK {
+			respond(response, err)
+			return
+		}
+		n.enqueue(EntryCommand, request.Payload, func(result Result, err error) {
+			respond(forwardResponse(result, err), nil)
+		})
+	}
 }
 
 // conclude notes what a client is told.
@@ -266,86 +333,4 @@ func (n *simNode) conclude(op *sim.Operation, result Result, err error) {
 		op.Outcome = sim.Refused
 	}
 	n.world.Count("operations " + string(op.Outcome))
-}
-
-// simClient proposes one command after another, and now and then many at once.
-// What was not done it often tries again, as a command of its own: if the outcome
-// is unknown, that may happen twice.
-type simClient struct {
-	*simulation
-	number int
-	random *rand.Rand
-	sent   int
-	again  string // what is to be tried again, if anything
-}
-
-func newSimClient(s *simulation, number int) {
-	c := &simClient{simulation: s, number: number, random: s.world.Random(fmt.Sprint("client ", number))}
-	c.later()
-}
-
-func (c *simClient) later() {
-	c.world.After(time.Duration(c.random.ExpFloat64()*float64(c.settings.thinks)), c.act)
-}
-
-func (c *simClient) act() {
-	if c.over {
-		return
-	}
-	n := c.nodes[c.random.IntN(len(c.nodes))]
-	if leader := c.leader(); leader != nil && c.random.IntN(10) > 0 {
-		n = leader
-	}
-	if n.driver == nil {
-		c.later()
-		return
-	}
-	burst := 1
-	if c.random.IntN(20) == 0 {
-		burst = 2 + c.random.IntN(30)
-	}
-	waiting := burst
-	gone := false
-	leave := func() { // it calls again once it has its answers, or has lost patience
-		if !gone {
-			gone = true
-			c.later()
-		}
-	}
-	c.world.After(2*time.Second, leave)
-	for range burst {
-		op := c.oracle.Begin(c.number, n.number, c.world.Now(), c.command())
-		n.propose(op, func() {
-			if op.Outcome != sim.Done && c.random.IntN(2) == 0 {
-				_, c.again, _ = strings.Cut(op.Command, " ")
-			}
-			if waiting--; waiting == 0 {
-				leave()
-			}
-		})
-	}
-}
-
-func (c *simClient) command() string {
-	c.sent++
-	words := c.again
-	if c.again = ""; words == "" {
-		words = c.draw()
-	} else {
-		c.world.Count("operations tried again")
-	}
-	return fmt.Sprintf("%d.%d %s", c.number, c.sent, words)
-}
-
-// draw draws what a command does.
-func (c *simClient) draw() string {
-	key := fmt.Sprint("k", c.random.IntN(4))
-	switch c.random.IntN(4) {
-	case 0:
-		return "get " + key
-	case 1:
-		return fmt.Sprintf("cas %s %d %d", key, c.random.IntN(10), c.random.IntN(10))
-	default:
-		return fmt.Sprintf("put %s %d", key, c.random.IntN(10))
-	}
 }

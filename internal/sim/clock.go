@@ -6,11 +6,22 @@ import "time"
 // run at another rate than the world, stand still, or leap forward. Such are the
 // monotonic clocks of machines that are paused and resumed.
 type Clock struct {
+	Bound Bound // of what faults do to it
+
 	world *World
 	rate  float64
 	held  bool
 	at    time.Duration // of the world
 	local time.Duration // at that time
+	rests time.Duration // until then it does not leap again
+}
+
+// Bound is how bad a clock gets that others may rely on: faults make it run that much
+// faster or slower, have it leap that far, not before it has rested since the last time,
+// and never hold it. The zero value bounds nothing.
+type Bound struct {
+	Rate       float64
+	Leap, Rest time.Duration
 }
 
 // NewClock returns a clock that shows a time and runs at a rate.
@@ -44,6 +55,33 @@ func (c *Clock) Hold(held bool) {
 func (c *Clock) Leap(d time.Duration) {
 	c.settle()
 	c.local += d
+}
+
+// Faults, each at a level from 0 to 1.
+
+func (c *Clock) drift(level float64) {
+	if c.Bound == (Bound{}) {
+		c.SetRate(0.5 + 1.5*level)
+	} else {
+		c.SetRate(1 + c.Bound.Rate*(2*level-1))
+	}
+}
+
+func (c *Clock) leap(level float64) {
+	most := 5 * time.Second
+	if c.Bound != (Bound{}) {
+		most = c.Bound.Leap
+	}
+	if c.world.now >= c.rests {
+		c.Leap(time.Duration(level * float64(most)))
+		c.rests = c.world.now + c.Bound.Rest
+	}
+}
+
+func (c *Clock) pause(held bool) {
+	if c.Bound == (Bound{}) {
+		c.Hold(held)
+	}
 }
 
 // Until returns after how long, as the world counts, the clock will show a time,

@@ -24,7 +24,7 @@ const (
 	Kill                        // a process ends, and comes back later
 	PowerCut                    // a machine loses power, and what its disk has not synced
 	Blackout                    // all machines lose power at the same instant
-	Pause                       // a process stands still, and its clock with it
+	Pause                       // a process stands still, and its clock with it unless that has a bound
 	Freeze                      // a process stands still while its clock goes on
 	Drift                       // a clock runs fast or slow
 	Leap                        // a clock leaps forward
@@ -199,6 +199,9 @@ func (w *World) Inflict(plan Plan, net *Network, machines Machines) {
 			if f.Leader {
 				if leader := machines.Leader(); leader >= 0 {
 					f.hit(leader, f.Peer-f.Node+n, n)
+					if f.Kind.scope() == oneLink && f.Seed%2 == 0 { // what comes to it, and not what it sends
+						f.Node, f.Peer = f.Peer, f.Node
+					}
 				}
 			}
 			w.Count(f.Kind.String())
@@ -252,20 +255,20 @@ func begin(w *World, f Fault, n int, net *Network, machines Machines) (end func(
 	case Blackout:
 		return blackout(w, f, n, machines)
 	case Pause:
-		machines.Clock(f.Node).Hold(true)
+		machines.Clock(f.Node).pause(true)
 		machines.Freeze(f.Node, true)
 		return func() {
-			machines.Clock(f.Node).Hold(false)
+			machines.Clock(f.Node).pause(false)
 			machines.Freeze(f.Node, false)
 		}
 	case Freeze:
 		machines.Freeze(f.Node, true)
 		return func() { machines.Freeze(f.Node, false) }
 	case Drift:
-		machines.Clock(f.Node).SetRate(0.5 + 1.5*f.Level)
+		machines.Clock(f.Node).drift(f.Level)
 		return func() { machines.Clock(f.Node).SetRate(1) }
 	case Leap:
-		machines.Clock(f.Node).Leap(time.Duration(f.Level * float64(5*time.Second)))
+		machines.Clock(f.Node).leap(f.Level)
 		return nil
 	case SlowDisk:
 		machines.SlowDisk(f.Node, f.Level)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,15 @@ func TestOracleFindsEachLie(t *testing.T) {
 			_ = apply(o, "2 put k w", "1 put k v")
 			return o.Check()
 		},
+		"and nobody did": func(o *Oracle) error {
+			ended(o, 1, 2, "1 put k v", Unknown, 0, "")
+			o.Operations[0].Executed = true
+			return o.Check()
+		},
+		"sessions are replicated": func(o *Oracle) error {
+			_ = o.Sessions(0, 7, []byte("a table"))
+			return o.Sessions(1, 7, []byte("another"))
+		},
 		"at most once": func(o *Oracle) error { return apply(o, "1 put k v", "1 put k v") },
 		"state machine safety": func(o *Oracle) error {
 			_ = apply(o, "1 put k v")
@@ -179,8 +189,81 @@ func TestOracleFindsEachLie(t *testing.T) {
 	ended(o, 3, 0, "3 put k x", Unknown, 0, "")
 	ended(o, 3, 0, "4 put k y", Pending, 0, "")
 	require.NoError(t, apply(o, "2 put k w", "1 put k v", "3 put k x"))
+	o.Operations[2].Executed = true
 	require.NoError(t, o.Check())
 	require.Equal(t, 2, o.Acknowledged())
+
+	for index := uint64(1); index < 3; index++ { // each of its own
+		require.NoError(t, o.Sessions(0, index, []byte{byte(index)}))
+		require.NoError(t, o.Sessions(1, index, []byte{byte(index)}))
+	}
+}
+
+// A state that lacks a command up to an index is found out, and which that is. Reads are a
+// part of the history unless they may see less than there was.
+func TestOracleKnowsWhatReadsMiss(t *testing.T) {
+	o := NewOracle()
+	for n, index := range []uint64{2, 5} {
+		require.NoError(t, o.Apply(0, n, Applied{index, fmt.Sprint(n, " get k")}))
+	}
+	for _, test := range []struct {
+		n      int
+		index  uint64
+		misses bool
+	}{{0, 1, false}, {0, 2, true}, {1, 4, false}, {1, 5, true}, {2, 9, false}} {
+		missing, misses := o.Misses(test.n, test.index)
+		require.Equal(t, test.misses, misses, "%+v", test)
+		if misses {
+			require.Equal(t, o.applied[test.n], missing)
+		}
+	}
+	o.BeginRead(1, 2, 3, "1.1 get k", false)
+	o.BeginRead(1, 2, 3, "1.2 get k", true)
+	var history strings.Builder
+	require.NoError(t, o.WriteHistory(&history))
+	require.Contains(t, history.String(), "1.1 get k")
+	require.NotContains(t, history.String(), "1.2 get k")
+	require.NoError(t, o.Check())
+	require.Zero(t, o.Acknowledged())
+}
+
+// Whatever faults do to clocks that have a bound: over any lease, which is a tenth shorter
+// than an election timeout, no clock makes a whole one more than any other.
+func TestClocksKeepToTheirBound(t *testing.T) {
+	const timeout = 500 * time.Millisecond
+	bound := Bound{Rate: 0.1 / 4, Leap: timeout / 50, Rest: 2 * timeout}
+	w := NewWorld(1)
+	random := w.Random("test")
+	var clocks [3]*Clock
+	for i := range clocks {
+		clocks[i] = w.NewClock(time.Duration(i)*time.Hour, 1)
+		clocks[i].Bound = bound
+	}
+	type moment [3]time.Duration
+	var past []moment
+	for range 5000 {
+		w.RunUntil(w.Now()+time.Duration(random.Int64N(int64(20*time.Millisecond))), func() bool { return false })
+		switch c := clocks[random.IntN(3)]; random.IntN(3) {
+		case 0:
+			c.drift(random.Float64())
+		case 1:
+			c.leap(random.Float64())
+		case 2:
+			c.pause(random.IntN(2) == 0)
+		}
+		now := moment{clocks[0].Now(), clocks[1].Now(), clocks[2].Now()}
+		past = append(past, now)
+		for _, then := range past[max(0, len(past)-100):] {
+			for i := range now {
+				for j := range now {
+					isLease, isTimeout := now[i]-then[i] < timeout*9/10, now[j]-then[j] >= timeout
+					if isLease && isTimeout {
+						t.Fatalf("%v and then %v", then, now)
+					}
+				}
+			}
+		}
+	}
 }
 
 // The clocks of a world never go back, whatever happens to them.

@@ -71,14 +71,19 @@ type Operation struct {
 	Outcome  Outcome       `json:"outcome"`
 	Index    uint64        `json:"index,omitempty"`
 	Response string        `json:"response,omitempty"`
+
+	Executed bool `json:"-"` // so much is known of one whose outcome is not
+	Weak     bool `json:"-"` // it reads, and may see less than there was
 }
 
 // Oracle knows what the clients did, and what the cluster has made of it.
 type Oracle struct {
 	Operations []*Operation
+	Reads      []*Operation // without the log
 
-	applied []Applied // in the order of the log, by whoever applied it first
-	at      map[string]int
+	applied  []Applied // in the order of the log, by whoever applied it first
+	at       map[string]int
+	sessions map[uint64]string // by index, what some node knew of clients there
 }
 
 // Applied is a command in the order in which all state machines must apply them.
@@ -88,13 +93,41 @@ type Applied struct {
 }
 
 // NewOracle returns an oracle who has heard of nothing yet.
-func NewOracle() *Oracle { return &Oracle{at: map[string]int{}} }
+func NewOracle() *Oracle { return &Oracle{at: map[string]int{}, sessions: map[uint64]string{}} }
 
 // Begin notes that a client has called.
 func (o *Oracle) Begin(client, node int, at time.Duration, command string) *Operation {
 	op := &Operation{Client: client, Node: node, Call: at, Command: command, Outcome: Pending}
 	o.Operations = append(o.Operations, op)
 	return op
+}
+
+// BeginRead notes that a client has asked to read, on a node and without the log. A read is
+// weak if it may see less than there was when it began.
+func (o *Oracle) BeginRead(client, node int, at time.Duration, command string, weak bool) *Operation {
+	op := &Operation{Client: client, Node: node, Call: at, Command: command, Outcome: Pending, Weak: weak}
+	o.Reads = append(o.Reads, op)
+	return op
+}
+
+// Misses returns the command that is missing in the state after the first n commands, if
+// it is to hold all up to an index of the log; false: none.
+func (o *Oracle) Misses(n int, index uint64) (Applied, bool) {
+	if n < len(o.applied) && o.applied[n].Index <= index {
+		return o.applied[n], true
+	}
+	return Applied{}, false
+}
+
+// Sessions notes what a node remembers of clients once it has applied an entry: all nodes
+// the same, as a function of the log (§6.3).
+func (o *Oracle) Sessions(node int, index uint64, table []byte) error {
+	before, ok := o.sessions[index]
+	if ok && before != string(table) {
+		return fmt.Errorf("sessions are replicated: node %d has the sessions %x at entry %d, another node had %x", node, table, index, before)
+	}
+	o.sessions[index] = string(table)
+	return nil
 }
 
 // Apply notes that a node's state machine was given a command: its n-th, from 0
@@ -145,6 +178,8 @@ func (o *Oracle) Check() error {
 		switch {
 		case op.Outcome == Refused && appears:
 			return fmt.Errorf("exact outcomes: %q was refused, and applied at %d", op.Command, o.applied[n].Index)
+		case op.Executed && !appears:
+			return fmt.Errorf("exact outcomes: %q was executed, as its client was told, and nobody did", op.Command)
 		case op.Outcome == Done && !appears:
 			return fmt.Errorf("durability: %q was acknowledged at %d, and is gone", op.Command, op.Index)
 		case op.Outcome == Done && o.applied[n].Index != op.Index:
@@ -196,10 +231,13 @@ func (o *Oracle) Acknowledged() (n int) {
 	return n
 }
 
-// WriteHistory writes the operations, one in a line, as JSON.
+// WriteHistory writes the operations, one in a line, as JSON, but for weak reads.
 func (o *Oracle) WriteHistory(w io.Writer) error {
 	encoder := json.NewEncoder(w)
-	for _, op := range o.Operations {
+	for _, op := range slices.Concat(o.Operations, o.Reads) {
+		if op.Weak {
+			continue
+		}
 		if err := encoder.Encode(op); err != nil {
 			return err
 		}
