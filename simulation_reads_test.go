@@ -258,12 +258,12 @@ func TestLS5LeasesWithinTheBoundAreNot(t *testing.T) {
 	var faults []sim.Fault
 	for behind := 1; behind < 3+simSpares; behind++ {
 		faults = append(faults,
-			sim.Fault{For: 400 * time.Millisecond, Kind: sim.Clog, Peer: behind},
-			sim.Fault{At: 50 * time.Millisecond, For: 2 * time.Second, Kind: sim.OneWay, Peer: behind, Seed: 1},
-			sim.Fault{At: 410 * time.Millisecond, For: 2 * time.Second, Kind: sim.OneWay, Peer: behind})
+			sim.Fault{For: simElectionTimeout / 2, Kind: sim.Clog, Peer: behind},
+			sim.Fault{At: simHeartbeat, For: 2 * time.Second, Kind: sim.OneWay, Peer: behind, Seed: 1},
+			sim.Fault{At: 2 * simHeartbeat, For: 2 * time.Second, Kind: sim.Clog, Peer: behind})
 	}
 	byLease := 0
-	for i, clock := range []sim.Fault{{Kind: sim.Drift, For: 2 * time.Second}, {Kind: sim.Leap, Level: 1}, {Kind: sim.Freeze, At: 300 * time.Millisecond, For: 800 * time.Millisecond}} {
+	for i, clock := range []sim.Fault{{Kind: sim.Drift, For: 2 * time.Second}, {Kind: sim.Leap, Level: 1}, {Kind: sim.Freeze, At: 2 * simHeartbeat, For: 900 * time.Millisecond}} {
 		for seed := range uint64(3) {
 			s := leasingLife(10*uint64(1+i)+seed, append(slices.Clip(faults), clock)...)
 			require.NoError(t, s.run(), "seed %d", s.seed)
