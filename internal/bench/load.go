@@ -109,13 +109,19 @@ func (l *load) more() bool {
 func (l *load) done(ctx context.Context, h *histogram, began time.Time, err error) {
 	switch {
 	case err != nil:
-		l.errors.Add(1)
-		l.firstErr.CompareAndSwap(nil, &err)
-		_ = pause(ctx, time.Millisecond)
-		l.retry(ctx)
+		l.failed(ctx, err)
 	case l.count > 0 || l.stage.Load() == measuring:
 		h.add(time.Since(began))
 	}
+}
+
+// failed is not a part of done: an error that is kept is allocated, and that of each
+// operation would be if it were.
+func (l *load) failed(ctx context.Context, err error) {
+	l.errors.Add(1)
+	l.firstErr.CompareAndSwap(nil, &err)
+	_ = pause(ctx, time.Millisecond)
+	l.retry(ctx)
 }
 
 // call starts the callers. Most send zeros, since random bytes take their time, too.

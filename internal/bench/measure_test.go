@@ -65,6 +65,19 @@ func TestLoadOfANumberOfOperations(t *testing.T) {
 	}
 }
 
+// What is measured is not what the measuring allocates: callers allocate nothing for an
+// operation, and submitters, whose futures are values here, next to nothing.
+func TestLoadAllocatesNothing(t *testing.T) {
+	const operations = 20_000
+	idle := func(context.Context, []byte) error { return nil }
+	for _, l := range []*load{{callers: 4, count: operations}, {window: 16, count: operations}} {
+		l.do, l.start = idle, func([]byte) (future, error) { return nothing{}, nil }
+		s := samples{}
+		require.NoError(t, l.run(s))
+		require.Less(t, s[allocations][0], 0.1)
+	}
+}
+
 // A load that never succeeds is an error.
 func TestLoadWithoutSuccess(t *testing.T) {
 	l := &load{callers: 2, count: 10, retry: func(context.Context) {}}
