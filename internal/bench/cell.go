@@ -149,19 +149,26 @@ func (t task) restart(ctx context.Context, p peer, s samples) error {
 	return c.close()
 }
 
-// fill writes the logs that a restart is to read.
+// fill writes the logs that a restart is to read: with timeouts that survive a load, and
+// once more what has failed.
 func (t task) fill(ctx context.Context, p peer) error {
-	c, err := t.open(ctx, p, t.options())
+	o := t.options()
+	o.ShortTimeouts = false
+	c, err := t.open(ctx, p, o)
 	if err != nil {
 		return err
 	}
-	l := proposals(c, t.Row, t.Dir)
-	l.count = t.Row.Commands
-	if err := l.run(samples{}); err != nil {
-		return err
-	}
-	if _, err := t.settle(ctx, c); err != nil {
-		return err
+	for n := 0; n < t.Row.Commands; {
+		l := proposals(c, t.Row, t.Dir)
+		l.count = t.Row.Commands - n
+		if err := l.run(samples{}); err != nil {
+			return err
+		}
+		written, err := t.settle(ctx, c)
+		if err != nil {
+			return err
+		}
+		n = int(written)
 	}
 	return c.close()
 }

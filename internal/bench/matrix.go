@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -105,7 +106,8 @@ func (m *matrix) measureAll(ctx context.Context, cells []cell) error {
 
 // measure measures a cell, in a directory of its own.
 func (m *matrix) measure(ctx context.Context, c cell) result {
-	r := result{Row: c.row.name(), Peer: c.peer.name, Round: c.round, Seconds: m.seconds, At: time.Now().UTC().Round(time.Second), Machine: machineName()}
+	r := result{Row: c.row.name(), Peer: c.peer.name, Round: c.round, Seconds: m.seconds,
+		At: time.Now().UTC().Round(time.Second), Machine: machineName(), Revision: revision()}
 	samples, err := m.samples(ctx, c)
 	if err != nil {
 		r.Error = err.Error()
@@ -189,6 +191,15 @@ func touchMemory() error {
 
 func machineName() string {
 	return fmt.Sprintf("%d CPUs, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// revision is what git calls the working directory, if it is there to be asked.
+func revision() string {
+	name, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // list prints what there is.

@@ -52,3 +52,10 @@ func TestPaceKnowsRows(t *testing.T) {
 	p.took(slow, 50*time.Second)
 	require.Equal(t, 50*time.Second, p.left([]cell{quick, slow}))
 }
+
+// Of a process that failed the reason is told, and not what dragonboat has to say.
+func TestReasonOfAFailure(t *testing.T) {
+	text := "2006-01-02 I | settings: Setting A to 1\npanic: no\n\ngoroutine 1\nmain.f()\n"
+	require.Equal(t, "panic: no\n", firstLines(text, 2))
+	require.Empty(t, firstLines("", 2))
+}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // quietCores is how many CPUs others may use while a cell is measured, without it being said.
@@ -68,8 +69,8 @@ func summary(rs results) string {
 	}
 	var text strings.Builder
 	first, last := rs[0], rs[len(rs)-1]
-	fmt.Fprintf(&text, "Medians of %d rounds of %v s, measured from %s to %s on %s.",
-		len(rs.rounds()), last.Seconds, first.At.Format("2006-01-02"), last.At.Format("2006-01-02"), last.Machine)
+	fmt.Fprintf(&text, "Medians of %d rounds of %v s, revision %s, measured from %s to %s on %s.", len(rs.rounds()), last.Seconds,
+		strings.Join(rs.revisions(), " and "), first.At.Format(time.DateOnly), last.At.Format(time.DateOnly), last.Machine)
 	disturbed, failed := 0, []string{}
 	for _, r := range rs {
 		if others, ok := median(r.Samples[otherCores]); ok && others > quietCores {

@@ -40,14 +40,15 @@ func (s samples) add(m metric, v float64) { s[m] = append(s[m], v) }
 // result is a cell, a row of one peer in one round, with what came out of it. It is a
 // line of the file of results.
 type result struct {
-	Row     string    `json:"row"`
-	Peer    string    `json:"peer"`
-	Round   int       `json:"round"`
-	Seconds float64   `json:"seconds"`
-	At      time.Time `json:"at"`
-	Machine string    `json:"machine"`
-	Samples samples   `json:"samples,omitempty"`
-	Error   string    `json:"error,omitempty"`
+	Row      string    `json:"row"`
+	Peer     string    `json:"peer"`
+	Round    int       `json:"round"`
+	Seconds  float64   `json:"seconds"`
+	At       time.Time `json:"at"`
+	Machine  string    `json:"machine"`
+	Revision string    `json:"revision"` // of this library
+	Samples  samples   `json:"samples,omitempty"`
+	Error    string    `json:"error,omitempty"`
 }
 
 // results are all that is known, in the order in which it was measured.
@@ -119,10 +120,20 @@ func (rs results) inRound(round int) results {
 
 // rounds returns the numbers of the rounds.
 func (rs results) rounds() []int {
-	var all []int
+	return distinct(rs, func(r result) int { return r.Round })
+}
+
+// revisions returns those of this library. That there are several is for readers to know.
+func (rs results) revisions() []string {
+	return distinct(rs, func(r result) string { return r.Revision })
+}
+
+// distinct returns what results have, each once, in their order.
+func distinct[T comparable](rs results, of func(result) T) []T {
+	var all []T
 	for _, r := range rs {
-		if !slices.Contains(all, r.Round) {
-			all = append(all, r.Round)
+		if v := of(r); !slices.Contains(all, v) {
+			all = append(all, v)
 		}
 	}
 	return all

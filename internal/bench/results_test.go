@@ -105,3 +105,10 @@ func TestErrorsAreNotMeasurements(t *testing.T) {
 	require.Equal(t, []float64{2}, rs.values("a", ours, rate))
 	require.NotContains(t, summary(rs), "legs")
 }
+
+// Readers learn of which revisions figures are.
+func TestSummaryNamesRevisions(t *testing.T) {
+	a, b := measured("a", ours, 1, rate, 1), measured("a", ours, 2, rate, 1)
+	a.Revision, b.Revision = "abc", "def"
+	require.Contains(t, summary(results{a, a, b}), "Medians of 2 rounds of 0 s, revision abc and def, ")
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,13 +104,16 @@ func (t task) run(ctx context.Context) ([]byte, error) {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", err, lastLines(problems.String(), 20))
+		return nil, fmt.Errorf("%w: %s", err, firstLines(problems.String(), 20))
 	}
 	return out.Bytes(), nil
 }
 
-// lastLines returns the end of a text.
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+// firstLines returns the beginning of what a process has printed before it failed: with
+// a panic that is what matters. What dragonboat says about its settings is left out.
+func firstLines(text string, n int) string {
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(text), "\n"), func(line string) bool {
+		return strings.Contains(line, " | settings: ")
+	})
+	return strings.Join(lines[:min(n, len(lines))], "\n")
 }
