@@ -89,7 +89,7 @@ func (m *matrix) measureAll(ctx context.Context, cells []cell) error {
 			}
 		}
 		round = c.round
-		fmt.Fprintf(m.progress, "[%d/%d] round %d  %-24s %-16s", i+1, len(cells), c.round, c.row.name(), c.peer.name)
+		fmt.Fprintf(m.progress, "[%d/%d] round %d  %-27s %-15s", i+1, len(cells), c.round, c.row.name(), c.peer.name)
 		began := time.Now()
 		r := m.measure(ctx, c)
 		if ctx.Err() != nil {
