@@ -58,7 +58,7 @@ func runMatrix(ctx context.Context) error {
 	flag.StringVar(&m.dir, "dir", filepath.Join(os.TempDir(), "raft-bench"), "scratch `directory` on the disk that is to be measured")
 	flag.StringVar(&m.out, "out", "../../bin/bench", "`directory` of the results and the report")
 	flag.BoolVar(&m.touch, "touch", true, "touch most of the memory before each round: a virtual machine is slow where it was never used")
-	flag.BoolVar(&m.profiles, "profiles", false, "write CPU, allocation, mutex and block profiles of each cell; its figures do not count then")
+	flag.BoolVar(&m.profiles, "profiles", false, "write CPU, allocation, mutex and block profiles of each cell; its figures do not count, so name another -out")
 	readme := flag.String("readme", "", "the Markdown `file` that is to have the tables, between its markers")
 	list := flag.Bool("list", false, "print the names of rows and peers")
 	flag.Parse()
