@@ -4,13 +4,14 @@ GO         ?= go
 FUZZTIME   ?= 1m
 BENCH      ?= .
 HISTORIES  ?= 300
+ROUNDS     ?= 5
 MUTANTS    ?= .
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The modules below the main one, each a directory with a go.mod.
 NESTED = $(patsubst %/go.mod,%,$(sort $(shell find internal -name go.mod)))
 
-.PHONY: all verify fix build test race fuzz lincheck bench mutants
+.PHONY: all verify fix build test race fuzz lincheck bench bench-peers mutants
 
 all: verify
 
@@ -54,6 +55,10 @@ lincheck:
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+# This library beside others, for ROUNDS rounds. When it is started again it goes on.
+bench-peers:
+	cd internal/bench && $(GO) run . -rounds $(ROUNDS) -readme ../../README.md
 
 # Whether the tests notice mistakes: one after another is made in a copy.
 mutants:

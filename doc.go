@@ -394,5 +394,5 @@
 // MessagePack, and sim is the world in which tests let whole clusters live and
 // die, and testenv is how tests are run. None of them knows package raft. A module of its own there, lincheck,
 // judges what the clients of such a cluster saw, and the program mutants the
-// tests themselves.
+// tests themselves. Another module, bench, compares this library with others.
 package raft

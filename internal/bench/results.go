@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+)
+
+// metric is one of the things that a cell measures.
+type metric string
+
+const (
+	rate        metric = "perSecond"
+	p50         metric = "p50Micros"
+	p99         metric = "p99Micros"
+	cpuMicros   metric = "cpuMicros"   // of the whole process for one operation: three nodes and the callers
+	allocations metric = "allocations" // of the whole process for one operation
+	flushes     metric = "flushes"     // of the disk for one operation
+	peakMemory  metric = "peakMiB"     // resident memory of the whole process
+	idleMemory  metric = "idleMiB"     // before there was anything to do
+	healthyRate metric = "healthyPerSecond"
+	elected     metric = "electedMillis"
+	wrote       metric = "wroteMillis"   // until the new leader has committed and applied a command
+	applied     metric = "appliedMillis" // until three nodes have applied all that was in their logs
+	otherCores  metric = "otherCores"    // CPUs that other processes were using
+	failures    metric = "failures"      // operations that returned an error
+)
+
+// samples are what a cell has measured: nearly always one number of a kind, but some
+// measure several times.
+type samples map[metric][]float64
+
+func (s samples) add(m metric, v float64) { s[m] = append(s[m], v) }
+
+// result is a cell, a row of one peer in one round, with what came out of it. It is a
+// line of the file of results.
+type result struct {
+	Row      string    `json:"row"`
+	Peer     string    `json:"peer"`
+	Round    int       `json:"round"`
+	Seconds  float64   `json:"seconds"`
+	At       time.Time `json:"at"`
+	Machine  string    `json:"machine"`
+	Revision string    `json:"revision"` // of this library
+	Samples  samples   `json:"samples,omitempty"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// results are all that is known, in the order in which it was measured.
+type results []result
+
+// readResults reads a file that may not be there yet. A last line that was cut short by a
+// crash counts as not measured.
+func readResults(name string) (results, error) {
+	file, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var all results
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var r result
+		if json.Unmarshal(lines.Bytes(), &r) == nil {
+			all = append(all, r)
+		}
+	}
+	return all, lines.Err()
+}
+
+// appendResult adds a line to the file. It starts with the end of what may be half a line.
+func appendResult(name string, r result) error {
+	file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	line, err := json.Marshal(r)
+	if err == nil {
+		_, err = fmt.Fprintf(file, "\n%s\n", line)
+	}
+	return errors.Join(err, file.Close())
+}
+
+// has reports whether a cell was measured without an error.
+func (rs results) has(row, peer string, round int) bool {
+	return slices.ContainsFunc(rs, func(r result) bool {
+		return r.Row == row && r.Peer == peer && r.Round == round && r.Error == ""
+	})
+}
+
+// values returns what all rounds have measured.
+func (rs results) values(row, peer string, m metric) []float64 {
+	var all []float64
+	for _, r := range rs {
+		if r.Row == row && r.Peer == peer && r.Error == "" {
+			all = append(all, r.Samples[m]...)
+		}
+	}
+	return all
+}
+
+// median of all rounds; ok is false if nothing was measured.
+func (rs results) median(row, peer string, m metric) (v float64, ok bool) {
+	return median(rs.values(row, peer, m))
+}
+
+// inRound returns the results of one round.
+func (rs results) inRound(round int) results {
+	return slices.DeleteFunc(slices.Clone(rs), func(r result) bool { return r.Round != round })
+}
+
+// rounds returns the numbers of the rounds.
+func (rs results) rounds() []int {
+	return distinct(rs, func(r result) int { return r.Round })
+}
+
+// revisions returns those of this library. That there are several is for readers to know.
+func (rs results) revisions() []string {
+	return distinct(rs, func(r result) string { return r.Revision })
+}
+
+// distinct returns what results have, each once, in their order.
+func distinct[T comparable](rs results, of func(result) T) []T {
+	var all []T
+	for _, r := range rs {
+		if v := of(r); !slices.Contains(all, v) {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// best returns which of some peers is the best by its median.
+func (rs results) best(row string, m metric, among []peer) (name string, ok bool) {
+	var most float64
+	for _, p := range among {
+		v, measured := rs.median(row, p.name, m)
+		if measured && (!ok || m.better(v, most)) {
+			name, most, ok = p.name, v, true
+		}
+	}
+	return name, ok
+}
+
+// better reports whether a is better than b.
+func (m metric) better(a, b float64) bool {
+	if m == rate || m == healthyRate {
+		return a > b
+	}
+	return a < b
+}
+
+// decides returns what makes a peer the one to compare with. For latencies that is the
+// rate: it is no art to answer few quickly.
+func (m metric) decides() metric {
+	if m == p50 || m == p99 {
+		return rate
+	}
+	return m
+}
+
+// timesBest is the median, over the rounds, of our value divided by that of the best
+// of the others in the same round.
+func (rs results) timesBest(row string, m metric) (v float64, ok bool) {
+	return rs.ratio(row, m, func(round results) (float64, bool) {
+		name, ok := round.best(row, m.decides(), others())
+		if !ok {
+			return 0, false
+		}
+		return round.median(row, name, m)
+	})
+}
+
+// timesLimit is the same for the limit.
+func (rs results) timesLimit(row string, m metric) (v float64, ok bool) {
+	return rs.ratio(row, m, func(round results) (float64, bool) { return round.median(row, limit, m) })
+}
+
+func (rs results) ratio(row string, m metric, other func(round results) (float64, bool)) (v float64, ok bool) {
+	var ratios []float64
+	for _, number := range rs.rounds() {
+		round := rs.inRound(number)
+		a, measured := round.median(row, ours, m)
+		b, compared := other(round)
+		if measured && compared && b > 0 {
+			ratios = append(ratios, a/b)
+		}
+	}
+	return median(ratios)
+}
+
+func median(values []float64) (v float64, ok bool) {
+	n := len(values)
+	if n == 0 {
+		return 0, false
+	}
+	values = slices.Sorted(slices.Values(values))
+	return (values[(n-1)/2] + values[n/2]) / 2, true
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// measured makes a result with one sample.
+func measured(row, peer string, round int, m metric, v float64) result {
+	return result{Row: row, Peer: peer, Round: round, Samples: samples{m: {v}}}
+}
+
+// Each of our values is divided by that of the best in the same round, whoever that
+// is: the machine may be faster in one round than in another.
+func TestRatiosAreThoseOfRounds(t *testing.T) {
+	rs := results{
+		measured("a", ours, 1, rate, 200), measured("a", "etcdraft", 1, rate, 100), measured("a", "hashicorp-wal", 1, rate, 50), measured("a", limit, 1, rate, 400),
+		measured("a", ours, 2, rate, 30), measured("a", "etcdraft", 2, rate, 10), measured("a", "hashicorp-wal", 2, rate, 20), measured("a", limit, 2, rate, 40),
+		measured("a", ours, 3, rate, 1000), measured("a", "etcdraft", 3, rate, 1000), measured("a", limit, 3, rate, 1000),
+		measured("a", ours, 4, rate, 77),
+		measured("b", ours, 1, rate, 9),
+	}
+	v, ok := rs.timesBest("a", rate)
+	require.True(t, ok)
+	require.Equal(t, 1.5, v) // of 2, 1.5 and 1
+	v, ok = rs.timesLimit("a", rate)
+	require.True(t, ok)
+	require.Equal(t, .75, v) // of 0.5, 0.75 and 1
+	_, ok = rs.timesBest("b", rate)
+	require.False(t, ok)
+}
+
+// Where less is better the best is the least.
+func TestLeastIsBest(t *testing.T) {
+	rs := results{measured("a", ours, 1, wrote, 300), measured("a", "etcdraft", 1, wrote, 200), measured("a", "hashicorp-wal", 1, wrote, 600)}
+	best, ok := rs.best("a", wrote, libraries())
+	require.True(t, ok)
+	require.Equal(t, "etcdraft", best)
+	v, _ := rs.timesBest("a", wrote)
+	require.Equal(t, 1.5, v)
+}
+
+// Latencies are compared with those of the fastest, not with those of somebody who
+// answers little, and that quickly.
+func TestLatenciesAreComparedWithTheFastest(t *testing.T) {
+	rs := results{
+		{Row: "a", Peer: ours, Round: 1, Samples: samples{rate: {100}, p99: {30}}},
+		{Row: "a", Peer: "etcdraft", Round: 1, Samples: samples{rate: {90}, p99: {60}}},
+		{Row: "a", Peer: "hashicorp-wal", Round: 1, Samples: samples{rate: {10}, p99: {15}}},
+	}
+	v, _ := rs.timesBest("a", p99)
+	require.Equal(t, .5, v)
+}
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{5}, 5}, {[]float64{9, 1, 2}, 2}, {[]float64{4, 1, 2, 9}, 3}} {
+		v, ok := median(test.values)
+		require.True(t, ok)
+		require.Equal(t, test.want, v)
+	}
+	_, ok := median(nil)
+	require.False(t, ok)
+}
+
+// A crash may leave half a line. That cell counts as not measured, and the next one is
+// whole.
+func TestHalfALineIsNotMeasured(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "results.jsonl")
+	none, err := readResults(name)
+	require.NoError(t, err)
+	require.Empty(t, none)
+
+	require.NoError(t, appendResult(name, measured("a", ours, 1, rate, 1)))
+	whole, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.NoError(t, appendResult(name, measured("b", ours, 1, rate, 2)))
+	both, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(name, both[:len(whole)+(len(both)-len(whole))/2], 0o644))
+	require.NoError(t, appendResult(name, measured("c", ours, 1, rate, 3)))
+
+	rs, err := readResults(name)
+	require.NoError(t, err)
+	require.Equal(t, results{measured("a", ours, 1, rate, 1), measured("c", ours, 1, rate, 3)}, rs)
+	require.True(t, rs.has("a", ours, 1))
+	require.False(t, rs.has("b", ours, 1))
+	require.False(t, rs.has("a", ours, 2))
+}
+
+// What has failed is not measured, and takes no part in anything.
+func TestErrorsAreNotMeasurements(t *testing.T) {
+	failed := measured("a", ours, 1, rate, 1)
+	failed.Error = "it has no legs"
+	rs := results{failed}
+	require.False(t, rs.has("a", ours, 1))
+	require.Empty(t, rs.values("a", ours, rate))
+	require.Contains(t, summary(rs), "- ours in a, round 1: it has no legs\n")
+	rs = append(rs, measured("a", ours, 1, rate, 2))
+	require.Equal(t, []float64{2}, rs.values("a", ours, rate))
+	require.NotContains(t, summary(rs), "legs")
+}
+
+// Readers learn of which revisions figures are.
+func TestSummaryNamesRevisions(t *testing.T) {
+	a, b := measured("a", ours, 1, rate, 1), measured("a", ours, 2, rate, 1)
+	a.Revision, b.Revision = "abc", "def"
+	require.Contains(t, summary(results{a, a, b}), "Medians of 2 rounds of 0 s, revision abc and def, ")
+}
