@@ -233,7 +233,7 @@ func (s *simulation) setClocks() {
 func TestLS5LeasesBeyondTheBoundAreStale(t *testing.T) {
 	t.Parallel()
 	stale := func(levels ...ReadLevel) (stale, confirmed int) {
-		for seed := range uint64(5) {
+		for seed := range uint64(3) {
 			s := leasingLife(1+seed, sim.Fault{For: 2 * time.Second, Kind: sim.Isolate}, sim.Fault{For: 3 * time.Second / 2, Kind: sim.Pause})
 			s.settings.beyond, s.settings.levels = true, levels
 			s.setClocks()
