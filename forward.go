@@ -108,6 +108,9 @@ func commandError(ctx context.Context, err error) error {
 	if refusal, ok := refusalIn(err); ok && refusal.Unwrap() != nil {
 		return fmt.Errorf("%w: %w", ErrNotAccepted, err)
 	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done() // the call had the same deadline, and its timer may be ahead
+	}
 	if ctx.Err() != nil {
 		err = contextError(ctx)
 	}
