@@ -87,6 +87,7 @@ func TestCS1RetryIsExecutedOnce(t *testing.T) {
 			if command != "no" {
 				expected = append(expected, command)
 			}
+			synctest.Wait() // it leads, and has not applied all yet
 			require.Equal(t, expected, c.applied(b), "what the old leader has accepted is executed")
 			c.network.Heal()
 			c.lead(bc[0])
