@@ -27,7 +27,7 @@ func TestLS2LeaseViewEndsByTheClock(t *testing.T) {
 		requireRead(false, ReadOptions{Level: ReadConfirmed})
 		time.Sleep(100*time.Millisecond - 1)
 		requireRead(true, ReadOptions{})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		requireRead(false, ReadOptions{})
 		v.show(200*time.Millisecond, 7)
 		requireRead(true, ReadOptions{})
