@@ -247,7 +247,7 @@ func (a *attempts) outcome(ctx context.Context, err error) error {
 	if a.count == 1 && !errors.Is(err, ErrSessionExpired) {
 		unknown.Index, unknown.Term = a.last.Index, a.last.Term
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !errors.Is(err, ErrSessionExpired) {
 		unknown.Cause = contextError(ctx)
 	}
 	return unknown

@@ -344,6 +344,9 @@ func beginCall[Request, Response any, RequestPointer requestPointer[Request], Re
 		c.release(size)
 		return fmt.Errorf("request of kind %d: %w", kind, err)
 	}
+	if f, ok := any(request).(*ForwardRequest); ok && f.Kind == ForwardReadIndex {
+		bound = &c.urgentCalls // reads do not wait for writes: all of a peer's share one question
+	}
 	if !bound.take(size) {
 		c.release(size)
 		c.transport.stats.overloaded.Add(1)
@@ -413,11 +416,18 @@ func (c *tcpConn) respondError(id uint64, err error) {
 }
 
 // respond queues a response. It does not block: a peer that does not read its
-// responses loses the connection.
+// responses loses the connection. A large one that finds no room gives way to a small one
+// that says so, since many may have become ready at the same moment.
 func (c *tcpConn) respond(out outgoing) {
+	large := out.size > 0
 	out.size += messageOverhead
 	c.mu.Lock()
 	err := c.enqueue(out)
+	if err == errQueueFull && large {
+		c.queue = append(c.queue, outgoing{kind: kindError, id: out.id, code: CodeInternal, text: "there is no room for the answer", size: messageOverhead})
+		c.queued += messageOverhead // no more of them than requests may be running
+		err = nil
+	}
 	c.mu.Unlock()
 	if err != nil {
 		c.fail(fmt.Errorf("the peer does not read its responses: %w", err))
@@ -767,8 +777,8 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	switch {
-	case out.call == nil: // a response
-		w.add(&outgoing{kind: kindError, id: out.id, code: CodeOf(err), text: err.Error()[:min(len(err.Error()), maxErrorText)]})
+	case out.call == nil: // a response: the request was served, and no code must say that it was refused
+		w.add(&outgoing{kind: kindError, id: out.id, code: CodeInternal, text: err.Error()[:min(len(err.Error()), maxErrorText)]})
 	case out.call.stream != nil: // its later requests must not overtake this one; Send lets none pass that is too large
 		w.err = fmt.Errorf("cannot send a request: %w", err)
 	default:

@@ -17,10 +17,16 @@ type directWriter struct {
 	err    error
 }
 
-// newDirectWriter returns nil if a connection cannot be written so, as under TLS.
+// newDirectWriter returns nil if a connection cannot be written so, as under TLS. One that
+// embeds a socket may have a Write of its own, which must not be passed by.
 func newDirectWriter(conn net.Conn) *directWriter {
-	c, ok := conn.(syscall.Conn)
-	if !ok {
+	var c syscall.Conn
+	switch s := conn.(type) {
+	case *net.TCPConn:
+		c = s
+	case *net.UnixConn:
+		c = s
+	default:
 		return nil
 	}
 	socket, err := c.SyscallConn()
