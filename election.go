@@ -320,7 +320,7 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 		p.contact, p.trouble = now, ""
 		p.answered = max(p.answered, min(e.response.Round, c.round))
 		p.quiet = time.Duration(min(e.response.Quiet, math.MaxInt64))
-		if e.response.Round > c.readRound { // of those for reads there may be thousands in a second
+		if c.readRound == 0 || e.response.Round > c.readRound { // of those for reads there may be thousands in a second
 			p.retryAt = now // it is reachable: what was lost can be tried again
 		}
 		p.knows = p.farewell > 0 && e.response.Round >= p.farewell
