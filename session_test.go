@@ -78,6 +78,8 @@ func TestCS1RetryIsExecutedOnce(t *testing.T) {
 		var expected []string
 		for _, command := range []string{"increment", "no"} {
 			twin := s.On(c.node(bc[0]))
+			c.equal()
+			synctest.Wait() // nothing is under way
 			c.network.Cut(bc[0], a)
 			c.network.Cut(bc[1], a)
 			first := inSession(t.Context(), s, command)
@@ -87,7 +89,7 @@ func TestCS1RetryIsExecutedOnce(t *testing.T) {
 			if command != "no" {
 				expected = append(expected, command)
 			}
-			synctest.Wait() // it leads, and has not applied all yet
+			c.eventually(soon, "an entry of the new leader", func() bool { return c.status(b).AppliedIndex == c.status(b).LastIndex })
 			require.Equal(t, expected, c.applied(b), "what the old leader has accepted is executed")
 			c.network.Heal()
 			c.lead(bc[0])
