@@ -21,7 +21,8 @@ var (
 
 	// ErrOverloaded is returned by ProposeAsync when the queue of proposals
 	// holds MaxPendingBytes already, where Propose waits instead, and by ReadIndex
-	// and Resolve when too many of them wait.
+	// and Resolve when too many of them wait. A leader that has too many forwarded
+	// calls of one member under way refuses more with it.
 	ErrOverloaded error = &notAccepted{"raft: overloaded: too many calls wait"}
 
 	// ErrTooLarge is returned for a command of more than MaxCommandBytes.

@@ -162,7 +162,7 @@ type promise struct {
 // request is a message to a peer.
 type request struct {
 	to      NodeID
-	message any // *VoteRequest, *Heartbeat, *AppendEntries or *InstallSnapshot
+	message any // *VoteRequest, *Heartbeat, *AppendEntries, *InstallSnapshot, *TimeoutNow or *ForwardRequest
 	term    Term
 	role    Role // in which it was made: in another one it is not sent any more
 	promise promise

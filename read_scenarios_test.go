@@ -273,8 +273,8 @@ func TestLS1LeaseCountsFromTheSending(t *testing.T) {
 	r.requireLease("b", false, "the followers' quiet may be over for a clock that is fast")
 }
 
-// LS2: a leader that stood still finds a read before it has heard any time pass.
-func TestLS2FrozenLeaderDoesNotAnswer(t *testing.T) {
+// leasingAlive returns three nodes that run, of which a leads and has a lease.
+func leasingAlive(t *testing.T) *rig {
 	r := newRig(t, "a b c")
 	r.tune = withLease
 	for _, id := range r.ids {
@@ -283,6 +283,12 @@ func TestLS2FrozenLeaderDoesNotAnswer(t *testing.T) {
 	r.elect("a")
 	r.pass(2 * beat)
 	r.requireLease("a", true, "all have answered")
+	return r
+}
+
+// LS2: a leader that stood still finds a read before it has heard any time pass.
+func TestLS2FrozenLeaderDoesNotAnswer(t *testing.T) {
+	r := leasingAlive(t)
 	r.node("a").frozen = true
 	r.passUntil(10*wait, "another leader", func() bool { return r.leader() != "a" })
 	require.NoError(t, r.propose(r.leader(), "x=2")[0].err)
@@ -372,14 +378,7 @@ func TestT3NoLeaseOnceASuccessorIsAsked(t *testing.T) {
 // T3: the successor wins and commits while the lease would still hold, and the leader
 // before has heard nothing of it.
 func TestT3SuccessorCommitsDuringTheLease(t *testing.T) {
-	r := newRig(t, "a b c")
-	r.tune = withLease
-	for _, id := range r.ids {
-		r.start(id)
-	}
-	r.elect("a")
-	r.pass(2 * beat)
-	r.requireLease("a", true, "b and c have answered")
+	r := leasingAlive(t)
 	r.hold("b", "a")
 	r.transfer("a", "b")
 	r.settle()
@@ -425,14 +424,7 @@ func TestM6LeaseNeedsBothHalves(t *testing.T) {
 
 // M6: the same where nobody new is asked, so that no round begins.
 func TestM6LeaseEndsWithTheConfiguration(t *testing.T) {
-	r := newRig(t, "a b c")
-	r.tune = withLease
-	for _, id := range r.ids {
-		r.start(id)
-	}
-	r.elect("a")
-	r.pass(2 * beat)
-	r.requireLease("a", true, "b and c have answered")
+	r := leasingAlive(t)
 	r.part("a", "b c")
 	round := r.core("a").round
 	r.change("a", 0, removes("b"), removes("c"))
