@@ -645,7 +645,7 @@ func TestTCPTooLargeAppendIsRefused(t *testing.T) {
 	}
 	called := make(chan error, 1)
 	go func() {
-		_, err := a.CallSnapshot(testContext(t), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
+		_, err := a.CallSnapshot(t.Context(), b.id, &InstallSnapshot{Header: a.headerTo(b.transportNode)})
 		called <- err
 	}()
 	awaitValue(t, entered, "the snapshot")
