@@ -32,6 +32,9 @@ type loop struct {
 
 	readBytes int // how much the applier reads at once
 
+	alarm   *time.Timer   // wakes the loop
+	alarmAt time.Duration // at the deadline, or before
+
 	published    Leadership
 	fingerprint  [16]byte       // of the cluster, as the store of snapshots knows it
 	reconfigured uint64         // the change of the configuration that the transport knows of
@@ -48,6 +51,7 @@ func newLoop(n *Node, d *driver, start time.Time) *loop {
 		readBytes: d.settings.maxApplyBytes, reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.alarm = time.AfterFunc(0, n.inbox.signal)
 	n.lease.start = start
 	return l
 }
@@ -68,20 +72,12 @@ func (l *loop) run(ctx context.Context) error {
 // serve turns the loop until the node is to stop: take everything that waits,
 // step it, and carry out once what has come of it all.
 func (l *loop) serve(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer context.AfterFunc(ctx, l.node.inbox.signal)()
+	defer l.alarm.Stop()
 	var events []any
-	for {
-		select {
-		case <-l.node.inbox.wake:
-		case <-timer.C:
-		case <-ctx.Done():
-			return nil
-		case <-l.node.stop:
-			return nil
-		}
+	for range l.node.inbox.wake {
 		runtime.Gosched() // who can run, such as callers that were just answered, may leave more: it all goes in one batch
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || l.node.toStop.Load() {
 			return nil // whatever else has happened at the same moment
 		}
 		in := l.node.inbox.take(events, l.driver.proposalRoom(), l.driver.wantsReads())
@@ -102,8 +98,20 @@ func (l *loop) serve(ctx context.Context) error {
 		if len(work.outcomes) > 1 {
 			runtime.Gosched() // who has been answered may ask again: together, and not one by one
 		}
-		timer.Reset(l.driver.core.deadline() - l.now())
+		l.setAlarm(now)
 	}
+	return nil
+}
+
+// setAlarm has the loop woken at the driver's deadline, or before: that moves away
+// whenever a leader is heard, which is no reason to set the alarm anew each time.
+func (l *loop) setAlarm(now time.Duration) {
+	deadline := l.driver.core.deadline()
+	if now < l.alarmAt && l.alarmAt <= deadline {
+		return
+	}
+	l.alarmAt = deadline
+	l.alarm.Reset(deadline - l.now())
 }
 
 // carryOut hands work to the goroutines that do it.

@@ -28,7 +28,6 @@ type Node struct {
 	transport Transport
 	log       *zap.Logger
 	inbox     *inbox
-	stop      chan struct{} // closed by Stop
 	done      chan struct{} // closed at the end of Run
 
 	storage  Storage                // set by Run before anything else uses it
@@ -40,6 +39,7 @@ type Node struct {
 	pool    sync.Pool
 	readers sync.Pool // the same for reads
 	lease   leaseView
+	toStop  atomic.Bool // the loop is to end
 
 	mu       sync.Mutex // guards what follows
 	ran      bool
@@ -75,7 +75,6 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 		config: config, machine: sm, durable: durable, transport: transport,
 		log:   config.Logger.Named("raft").With(zap.String("node", string(config.ID))),
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
-		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
 		pool:  sync.Pool{New: newWaiter}, readers: sync.Pool{New: newReadCall},
 		last: Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
@@ -120,7 +119,8 @@ func (n *Node) Stop(ctx context.Context) error {
 		n.handOver(ctx)
 	}
 	if first {
-		close(n.stop)
+		n.toStop.Store(true)
+		n.inbox.signal()
 	}
 	if first && !ran {
 		n.refuse(n.close(n.last, nil), nil)
