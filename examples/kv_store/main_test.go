@@ -271,7 +271,14 @@ func TestStopWithARequestThatDoesNotEnd(t *testing.T) {
 	var out safeBuffer
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, o, zap.NewNop(), &out) }()
-	await(t, "the greeting", func() bool { return strings.Contains(out.String(), "Ctrl-C stops") })
+	await(t, "the greeting", func() bool {
+		select {
+		case err := <-ended:
+			t.Fatalf("it has ended: %v", err)
+		default:
+		}
+		return strings.Contains(out.String(), "Ctrl-C stops")
+	})
 	connection, err := net.Dial("tcp", o.members[0].http)
 	require.NoError(t, err)
 	defer connection.Close()
@@ -534,21 +541,24 @@ func freePeers(t *testing.T) string {
 	return fmt.Sprintf("a=%s=%s,b=%s=%s,c=%s=%s", a[0], a[1], a[2], a[3], a[4], a[5])
 }
 
-// lastPort is the port that a test of this process has got last, from 10000 on.
+// lastPort is the port that a test of this process has got last, from 10000 on. Tests of
+// other packages, which may run at the same time, take theirs from 15000 on.
 var lastPort atomic.Int64
 
-func init() { lastPort.Store(rand.Int64N(20000)) }
+func init() { lastPort.Store(rand.Int64N(5000)) }
 
 // freeAddresses returns addresses with ports that nobody uses, and that no other test
 // of this process will get. They lie below the range that systems take the ports of
-// outgoing connections from.
+// outgoing connections from. Listening there to find out would not do: a process that is
+// just being started has a copy of the socket for a while after it is closed.
 func freeAddresses(t *testing.T, n int) (addresses []string) {
 	for len(addresses) < n {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+lastPort.Add(1)%20000)
-		if l, err := net.Listen("tcp", address); err == nil {
-			require.NoError(t, l.Close())
-			addresses = append(addresses, address)
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+lastPort.Add(1)%5000)
+		if c, err := net.Dial("tcp", address); err == nil {
+			require.NoError(t, c.Close())
+			continue
 		}
+		addresses = append(addresses, address)
 	}
 	return addresses
 }

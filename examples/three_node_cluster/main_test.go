@@ -120,11 +120,11 @@ func TestJournalSurvivesASnapshot(t *testing.T) {
 }
 
 // freeAddresses returns three addresses that nobody uses. They lie below the
-// range that systems take the ports of outgoing connections from, so that no
-// other test gets one by chance.
+// range that systems take the ports of outgoing connections from, and where tests of
+// other packages take none, so that no other test gets one by chance.
 func freeAddresses(t *testing.T) map[raft.NodeID]string {
 	for range 100 {
-		peers := addresses(10000 + rand.IntN(20000))
+		peers := addresses(15000 + rand.IntN(4990))
 		free := true
 		for _, address := range peers {
 			l, err := net.Listen("tcp", address)
