@@ -273,5 +273,6 @@ func TestTCPRequestsUnderAnotherName(t *testing.T) {
 		eventually(t, func() bool { return b.tcp.Stats().MalformedFrames == before+1 }, "the connection to be broken")
 	}
 	assert.Zero(t, reached.Load())
+	eventually(t, func() bool { return b.logs.Len() > 0 }, "a line of the log")
 	assert.Contains(t, b.logs.All()[0].ContextMap()["error"], `it says that it is from "a", on a connection of "raw"`)
 }
