@@ -148,6 +148,8 @@ func TestHashShowsEveryPartOfTheState(t *testing.T) {
 		"lease's members":  func(_ *driver, c *core) { c.lease.under++ },
 		"lease's end":      func(_ *driver, c *core) { c.lease.void = true },
 		"reads":            func(d *driver, _ *core) { d.reads.batches = []readBatch{{round: 1}} },
+		"untold":           func(d *driver, _ *core) { d.reads.untold = true },
+		"tellAt":           func(d *driver, _ *core) { d.reads.tellAt++ },
 		"question":         func(d *driver, _ *core) { d.reads.call = new(ForwardRequest) },
 		"confirmed reads":  func(d *driver, _ *core) { d.reads.applies = []appliedWait{{index: 1}} },
 		"freshness":        func(d *driver, _ *core) { d.reads.fresh[ReadConfirmed].at++ },

@@ -92,6 +92,8 @@ type work struct {
 	resets        []NodeID
 	failed        []failedRun
 	outcomes      []waitOutcome
+	delayed       []*readWait // who are to know that it takes a while
+	slowReads     bool        // and so are those who come until the next read is taken
 	notes         []note
 	failure       error // the node must stop
 }

@@ -21,6 +21,7 @@ type inbox struct {
 	events    []any
 	reads     []*readWait     // that gather for the next round or question
 	gone      int             // of them, whose readers have left
+	soon      bool            // the loop takes them, and they do not wait for long
 	asked     []chan<- Status // who wants to see the status
 	batches   []*batch        // of proposals, in order
 	pending   int             // bytes of batches, and of room that was promised
@@ -111,26 +112,39 @@ func (q *inbox) post(event any) bool {
 }
 
 // enqueueRead leaves a read for the loop: with those that the next round or question is to
-// confirm, or, if it may need neither, with the events.
-func (q *inbox) enqueueRead(w *readWait) error {
+// confirm, or, if it may need neither, with the events. Soon reports that its caller will be
+// told if it takes a while, and need not look at anything else before.
+func (q *inbox) enqueueRead(w *readWait) (soon bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
 	case q.closed != nil:
-		return q.closed
+		return false, q.closed
 	case w.options.Level == ReadLocal || w.options.MaxStaleness > 0:
-		w.taken = true
+		w.taken, w.told = true, true // it may wait for an entry that does not come
 		if q.events = append(q.events, w); len(q.events) == 1 {
 			q.signal()
 		}
+		return false, nil
 	case len(q.reads) >= maxReads:
-		return errTooManyReads
+		return false, errTooManyReads
 	default:
+		w.told = !q.soon || w.options.MinIndex > 0
 		if q.reads = append(q.reads, w); len(q.reads) == 1 {
 			q.signal()
 		}
+		return !w.told, nil
 	}
-	return nil
+}
+
+// tellReads tells the reads that wait, and those that come before the loop takes them.
+func (q *inbox) tellReads() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.soon = false
+	for _, w := range q.reads {
+		w.tell()
+	}
 }
 
 // withdrawRead takes a read whose caller leaves out of the queue, and reports false if
@@ -157,7 +171,7 @@ func (q *inbox) takeReads(events []any) []any {
 		}
 	}
 	clear(q.reads)
-	q.reads, q.gone = q.reads[:0], 0
+	q.reads, q.gone, q.soon = q.reads[:0], 0, true
 	return events
 }
 

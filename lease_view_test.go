@@ -85,7 +85,7 @@ func TestReadsAllocateNothing(t *testing.T) {
 	w := new(readWait)
 	var events []any
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		require.NoError(t, q.enqueueRead(w))
+		require.NoError(t, enqueued(q.enqueueRead(w)))
 		events = q.take(events, 0, true).events
 	}), "on the way to the loop")
 	l.shutDown(nil)

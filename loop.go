@@ -106,7 +106,7 @@ func (l *loop) serve(ctx context.Context) error {
 // setAlarm has the loop woken at the driver's deadline, or before: that moves away
 // whenever a leader is heard, which is no reason to set the alarm anew each time.
 func (l *loop) setAlarm(now time.Duration) {
-	deadline := l.driver.core.deadline()
+	deadline := l.driver.deadline()
 	if now < l.alarmAt && l.alarmAt <= deadline {
 		return
 	}
@@ -179,6 +179,12 @@ func (l *loop) carryOutSnapshots(w work) {
 	}
 	for _, o := range w.outcomes {
 		o.done(o.index, o.err)
+	}
+	for _, r := range w.delayed {
+		r.tell()
+	}
+	if w.slowReads {
+		l.node.inbox.tellReads()
 	}
 }
 

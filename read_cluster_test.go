@@ -116,6 +116,41 @@ func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
 	})
 }
 
+// R7: callers whose reads mostly end at once look at their ctx as soon as one does not:
+// whether its round is under way, it gathers for the next, or it comes later.
+func TestR7ReadersOfALostRoundLeaveWithTheirContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		for _, id := range []raft.NodeID{c.leader(), c.others(c.leader())[0]} {
+			require.NoError(t, receive(t, c.readLater(t.Context(), id, raft.ReadOptions{}), "the index").err)
+			c.network.Intercept(func(_, _ raft.NodeID, message any) raft.Verdict {
+				_, beat := message.(*raft.Heartbeat)
+				_, question := message.(*raft.ForwardRequest)
+				return raft.Verdict{Drop: beat || question}
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			asked := c.readLater(ctx, id, raft.ReadOptions{})
+			synctest.Wait()
+			gathers := c.readLater(ctx, id, raft.ReadOptions{})
+			synctest.Wait()
+			require.Empty(t, asked)
+			require.Empty(t, gathers)
+			cancel()
+			time.Sleep(5 * time.Millisecond)
+			require.ErrorIs(t, receive(t, asked, "the end").err, context.Canceled)
+			require.ErrorIs(t, receive(t, gathers, "the end").err, context.Canceled)
+			ctx, cancel = context.WithCancel(t.Context())
+			later := c.readLater(ctx, id, raft.ReadOptions{})
+			synctest.Wait()
+			cancel()
+			require.ErrorIs(t, receive(t, later, "the end").err, context.Canceled)
+			c.network.Intercept(nil)
+			time.Sleep(electionTimeout / 4)
+		}
+	})
+}
+
 var manyReads = flag.Int("reads", 20_000, "how many reads TestR7NothingIsLeftOfReads makes; half of them while nobody can confirm them")
 
 // R7: nothing is left of reads, neither of those that were answered nor of those that nobody

@@ -16,11 +16,20 @@ import (
 type readWait struct {
 	options ReadOptions
 	done    func(Index, error)
-	remote  bool // it is another member's, which waits itself until it has applied the index
+	delayed func() // unless nil: called once if it takes a while
+	told    bool   // it was called, or is not to be; the loop's, once it is left for that
+	remote  bool   // it is another member's, which waits itself until it has applied the index
 
 	// Guarded by the inbox's mu.
 	taken bool // it is with the loop now
 	left  bool // before that
+}
+
+func (w *readWait) tell() {
+	if w.delayed != nil && !w.told {
+		w.told = true
+		w.delayed()
+	}
 }
 
 // forwardArrived: another member asks this one as its leader.
@@ -84,14 +93,20 @@ type reads struct {
 	batches  []readBatch     // in order; only the last may not have begun
 	call     *ForwardRequest // the question about the first batch, if this node does not lead
 	applies  []appliedWait
-	count    int // of all who wait
-	lastSize int // of the last batch confirmed: what the next may need
+	count    int           // of all who wait
+	untold   bool          // some of them may not know that it takes a while
+	tellAt   time.Duration // when they are told; 0: that is not fixed yet
+	lastSize int           // of the last batch confirmed: what the next may need
 	left     map[*readWait]bool
 	fresh    [ReadLocal]freshness // by level: of reads of that level, or a stricter one
 }
 
 // maxReads bounds the reads that wait, and likewise those that gather in the inbox.
 const maxReads = 1 << 16
+
+// readDelay is after how long those who wait are told that it takes a while. A round of
+// heartbeats takes far less.
+const readDelay = 5 * time.Millisecond
 
 var errTooManyReads = fmt.Errorf("%w: %d reads wait", ErrOverloaded, maxReads)
 
@@ -142,6 +157,7 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 	b.level = max(b.level, w.options.Level)
 	b.waiting = append(b.waiting, w)
 	r.count++
+	r.untold = true
 }
 
 // wantsReads reports whether a read that comes now would share a round or a question that
@@ -171,6 +187,38 @@ func (d *driver) settleReads(now time.Duration) {
 		d.askLeader(now)
 	}
 	d.settleApplied()
+	d.tellDelayed(now)
+}
+
+// tellDelayed tells those who wait, once somebody has done so for a while. Who has come
+// just before that learns it too: that costs less than to know of each since when it waits.
+func (d *driver) tellDelayed(now time.Duration) {
+	r := &d.reads
+	if r.count == 0 || !r.untold {
+		r.untold, r.tellAt = false, 0
+		return
+	}
+	if r.tellAt == 0 {
+		r.tellAt = now + readDelay
+	}
+	if now < r.tellAt {
+		return
+	}
+	r.untold, r.tellAt, d.work.slowReads = false, 0, true
+	for _, b := range r.batches {
+		d.work.delayed = append(d.work.delayed, b.waiting...)
+	}
+	for _, a := range r.applies {
+		d.work.delayed = append(d.work.delayed, a.wait)
+	}
+}
+
+// deadline returns when there is something to do at the latest.
+func (d *driver) deadline() time.Duration {
+	if at := d.reads.tellAt; at > 0 {
+		return min(at, d.core.deadline())
+	}
+	return d.core.deadline()
 }
 
 // settleRounds goes on with the reads of a leader.
@@ -297,6 +345,7 @@ func (d *driver) awaitApplied(w *readWait, index Index) {
 	})
 	r.applies = slices.Insert(r.applies, at, appliedWait{index, w})
 	r.count++
+	r.untold = true
 }
 
 // settleApplied ends the reads that have waited for what is applied by now.
@@ -376,7 +425,7 @@ func (r reads) clone() reads {
 
 // words lists the state for a digest.
 func (r reads) words() []any {
-	words := []any{r.term, r.leader, r.count, r.fresh, r.call != nil}
+	words := []any{r.term, r.leader, r.count, r.untold, r.tellAt, r.fresh, r.call != nil}
 	for _, b := range r.batches {
 		words = append(words, b.round, b.index, b.since, b.level, len(b.waiting))
 	}

@@ -39,7 +39,7 @@ type ReadOptions struct {
 //
 // All errors but ctx's match [ErrNotAccepted]: reading again is safe. A
 // [*NotLeaderError] is returned where no leader is known, or it changes meanwhile, and
-// [ErrOverloaded] if 65,536 reads wait already.
+// [ErrOverloaded] if 65,536 reads wait already. The end of ctx may be noticed 5 ms late.
 func (n *Node) ReadIndex(ctx context.Context) (Index, error) {
 	return n.Read(ctx, ReadOptions{})
 }
@@ -54,36 +54,48 @@ func (n *Node) Read(ctx context.Context, options ReadOptions) (Index, error) {
 	}
 	r := n.readers.Get().(*readCall)
 	r.options, r.taken = options, false
-	if err := n.inbox.enqueueRead(&r.readWait); err != nil {
+	soon, err := n.inbox.enqueueRead(&r.readWait)
+	if err != nil {
 		n.readers.Put(r)
 		return 0, err
 	}
+	if soon && <-r.ready {
+		return n.endRead(r)
+	}
 	select {
 	case <-r.ready:
+		return n.endRead(r)
 	case <-ctx.Done():
 		if !n.inbox.withdrawRead(&r.readWait) {
 			n.inbox.post(readLeft{&r.readWait})
 		}
 		return 0, contextError(ctx) // who knows whether it has ended meanwhile: it is not used again
 	}
+}
+
+// endRead returns how a read has ended.
+func (n *Node) endRead(r *readCall) (Index, error) {
 	index, err := r.index, r.err
 	n.readers.Put(r)
 	return index, err
 }
 
-// readCall is a blocked caller that reads. index and err are written before ready is.
+// readCall is a blocked caller that reads. Most reads end so soon that to look at ctx, which
+// many share, would be much of what they cost: their callers wait for the end alone, and
+// look at ctx once they are told that it takes a while.
 type readCall struct {
 	readWait
-	ready chan struct{}
-	index Index
+	ready chan bool // true: it has ended; before that perhaps false: it takes a while
+	index Index     // written before the end, as is err
 	err   error
 }
 
 func newReadCall() any {
-	r := &readCall{ready: make(chan struct{}, 1)}
+	r := &readCall{ready: make(chan bool, 2)}
 	r.done = func(index Index, err error) {
 		r.index, r.err = index, err
-		r.ready <- struct{}{}
+		r.ready <- true
 	}
+	r.delayed = func() { r.ready <- false }
 	return r
 }
