@@ -161,9 +161,9 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 // step lets the core take one event, under the eyes of the invariants.
 func (d *driver) step(now time.Duration, event any) {
 	leading, settled := d.core.role == Leader, d.core.commitIndex
-	var before *core
+	var before milestone
 	if d.verify {
-		before = d.core.clone()
+		before = d.core.milestone()
 	}
 	d.core.step(now, event)
 	if d.verify {

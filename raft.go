@@ -659,22 +659,36 @@ func (c *core) checkInvariants() {
 	}
 }
 
+// milestone is what a step must not go behind.
+type milestone struct {
+	term     Term
+	votedFor NodeID
+	role     Role
+	commit   EntryID // the last entry known to be committed
+	last     EntryID // of the log
+}
+
+func (c *core) milestone() milestone {
+	term, _ := c.log.term(c.commitIndex)
+	return milestone{c.currentTerm, c.votedFor, c.role, EntryID{c.commitIndex, term}, EntryID{c.log.last(), c.log.lastTerm()}}
+}
+
 // checkStep panics if a step led from one state to another that it must not
 // lead to.
-func checkStep(before, after *core) {
+func checkStep(before milestone, after *core) {
 	must := func(ok bool, format string, args ...any) {
 		if !ok {
 			panic(fmt.Sprintf("raft: step broke an invariant on %s: ", after.settings.id) + fmt.Sprintf(format, args...))
 		}
 	}
-	must(after.currentTerm >= before.currentTerm, "term %d after %d", after.currentTerm, before.currentTerm)
-	must(after.currentTerm > before.currentTerm || before.votedFor == "" || after.votedFor == before.votedFor,
+	must(after.currentTerm >= before.term, "term %d after %d", after.currentTerm, before.term)
+	must(after.currentTerm > before.term || before.votedFor == "" || after.votedFor == before.votedFor,
 		"vote for %q after one for %q in term %d", after.votedFor, before.votedFor, after.currentTerm)
-	must(after.commitIndex >= before.commitIndex, "commit index %d after %d", after.commitIndex, before.commitIndex)
-	was, _ := before.log.term(before.commitIndex)
-	must(before.commitIndex < after.log.compacted.Index || after.log.matches(before.commitIndex, was), "committed entry %d of term %d is gone", before.commitIndex, was)
+	must(after.commitIndex >= before.commit.Index, "commit index %d after %d", after.commitIndex, before.commit.Index)
+	must(before.commit.Index < after.log.compacted.Index || after.log.matches(before.commit.Index, before.commit.Term),
+		"committed entry %d of term %d is gone", before.commit.Index, before.commit.Term)
 	if before.role == Leader && after.role == Leader { // §3.6.3, Leader Append-Only
-		must(after.currentTerm == before.currentTerm, "a leader changed its term from %d to %d", before.currentTerm, after.currentTerm)
-		must(after.log.matches(before.log.last(), before.log.lastTerm()), "a leader lost entry %d of its log", before.log.last())
+		must(after.currentTerm == before.term, "a leader changed its term from %d to %d", before.term, after.currentTerm)
+		must(after.log.matches(before.last.Index, before.last.Term), "a leader lost entry %d of its log", before.last.Index)
 	}
 }

@@ -104,7 +104,13 @@ func membersLine(c configuration) string {
 // and goes with it. One more is known, which what is compacted has left in force.
 func (n *rigNode) checkConfigurations() {
 	r, c := n.rig, n.driver.core
-	if n.was != nil && n.was.reconfigured == c.reconfigured && n.was.log.last() == c.log.last() && n.was.log.lastTerm() == c.log.lastTerm() && n.was.log.compacted == c.log.compacted {
+	if was := n.was; was != nil && was.reconfigured == c.reconfigured && was.log.compacted == c.log.compacted && c.log.matches(was.log.last(), was.log.lastTerm()) {
+		for entry := range r.stored(n.id, was.log.last()+1).All() { // those before are as they were
+			r.must(entry.Kind != EntryConfiguration, "M3: %s does not know the configuration of entry %d", n.id, entry.Index)
+		}
+		if c.commitIndex > was.commitIndex {
+			r.noteConfigurations(c)
+		}
 		return
 	}
 	var want []ConfigurationEntry
@@ -117,12 +123,16 @@ func (n *rigNode) checkConfigurations() {
 	if c.log.compacted.Index > 0 {
 		require.NotEmpty(r.t, have, "M3: %s has no configuration", n.id)
 		require.LessOrEqual(r.t, have[0].Index, c.log.compacted.Index, "M3: the first configuration of %s", n.id)
-		r.noteConfiguration(have[0])
 		have = have[1:]
 	}
 	require.True(r.t, slices.EqualFunc(want, have, func(a, b ConfigurationEntry) bool { return a.Index == b.Index && string(a.Data) == string(b.Data) }),
 		"M3: the configurations of %s are those of entries %v, and its log has %v\n%s", n.id, indexes(have), indexes(want), r)
-	for _, entry := range have {
+	r.noteConfigurations(c)
+}
+
+// noteConfigurations notes those that a node knows to be committed.
+func (r *rig) noteConfigurations(c *core) {
+	for _, entry := range c.configurationEntries() {
 		if entry.Index <= c.commitIndex {
 			r.noteConfiguration(entry)
 		}

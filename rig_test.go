@@ -128,7 +128,7 @@ type rigNode struct {
 
 	failure error
 	notes   []note
-	was     *core // at the last inspection
+	was     *seen // at the last inspection
 	used    Term  // the highest term in a message that left (G6)
 }
 
@@ -1099,6 +1099,13 @@ func (r *rig) String() string {
 // The checks G1 to G8 of testdata/scenarios.md, made after each advance of a
 // node, on that node: what the others did was checked when they did it.
 
+// seen is what the last inspection of a node has found.
+type seen struct {
+	commitIndex  Index
+	reconfigured uint64
+	log          raftLog
+}
+
 func (n *rigNode) inspect() {
 	r, c := n.rig, n.driver.core
 	if c.role == Leader {
@@ -1110,7 +1117,7 @@ func (n *rigNode) inspect() {
 	if n.was != nil {
 		r.must(c.commitIndex >= n.was.commitIndex, "G6: commit index of %s", n.id)
 	}
-	n.was = &core{commitIndex: c.commitIndex, reconfigured: c.reconfigured, log: c.log.clone()}
+	n.was = &seen{c.commitIndex, c.reconfigured, c.log.clone()}
 }
 
 // must is for what is checked after each step: require takes its time also where all is
