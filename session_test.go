@@ -357,6 +357,7 @@ func TestCS4ExpiredSession(t *testing.T) {
 		require.NoError(t, err)
 
 		// One command is under way, and nobody knows what has become of it.
+		synctest.Wait() // nothing else is
 		c.network.Cut(bc[0], a)
 		c.network.Cut(bc[1], a)
 		pending := inSession(t.Context(), s, "second")
