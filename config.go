@@ -120,7 +120,7 @@ type Config struct {
 	// LogCacheBytes bounds the part of the log that is in memory, its end, each
 	// batch counted with 64 bytes beside its entries. What is not on disk yet
 	// stays in memory beyond that. Older entries are read from the Storage for
-	// followers that lag, and for a slow state machine. Default 32 MiB.
+	// followers that lag, and for a slow state machine. Default 8 MiB.
 	LogCacheBytes int
 
 	// A snapshot is taken, and the log compacted, once SnapshotEntries entries or
@@ -182,7 +182,7 @@ func (c Config) withDefaults() Config {
 	if c.Storage == nil {
 		defaultTo(&c.DataDir, string(c.ID)+".raft")
 	}
-	defaultTo(&c.LogCacheBytes, 32<<20)
+	defaultTo(&c.LogCacheBytes, 8<<20)
 	defaultTo(&c.SnapshotEntries, 100_000)
 	defaultTo(&c.SnapshotBytes, 64<<20)
 	defaultTo(&c.TrailingEntries, 10_000)
