@@ -93,7 +93,7 @@ type work struct {
 	failed        []failedRun
 	outcomes      []waitOutcome
 	delayed       []*readWait // who are to know that it takes a while
-	slowReads     bool        // and so are those who come until the next read is taken
+	slowReads     bool        // and so are those who gather: nobody would tell them
 	notes         []note
 	failure       error // the node must stop
 }
@@ -153,6 +153,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	d.release()
 	d.schedule(now)
 	d.core.log.evict(d.settings.logCacheBytes)
+	d.work.slowReads = d.reads.tellAt == 0 && !d.wantsReads()
 	out := d.work
 	d.work = work{}
 	return out

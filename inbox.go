@@ -141,6 +141,9 @@ func (q *inbox) enqueueRead(w *readWait) (soon bool, err error) {
 func (q *inbox) tellReads() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !q.soon {
+		return // they know
+	}
 	q.soon = false
 	for _, w := range q.reads {
 		w.tell()

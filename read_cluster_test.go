@@ -117,38 +117,75 @@ func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
 }
 
 // R7: callers whose reads mostly end at once look at their ctx as soon as one does not:
-// whether its round is under way, it gathers for the next, or it comes later.
+// whether its round or question is under way, it gathers for the next, or it comes later.
 func TestR7ReadersOfALostRoundLeaveWithTheirContext(t *testing.T) {
+	t.Parallel()
+	for _, first := range []raft.ReadOptions{{}, {MinIndex: 1}, {MaxStaleness: 1}} { // the latter two look at it from the beginning
+		bubble(t, func(t *testing.T) {
+			c := startCluster(t, 3, clusterOptions{})
+			for _, id := range []raft.NodeID{c.leader(), c.others(c.leader())[0]} {
+				require.NoError(t, receive(t, c.readLater(t.Context(), id, raft.ReadOptions{}), "the index").err)
+				time.Sleep(heartbeat)
+				c.network.Intercept(losesRounds)
+				ctx, cancel := context.WithCancel(t.Context())
+				asks := c.readLater(ctx, id, first)
+				synctest.Wait()
+				gathers := c.readLater(ctx, id, raft.ReadOptions{})
+				synctest.Wait()
+				require.Empty(t, asks)
+				require.Empty(t, gathers)
+				cancel()
+				requireCanceledSoon(t, asks)
+				requireCanceledSoon(t, gathers)
+				ctx, cancel = context.WithCancel(t.Context())
+				later := c.readLater(ctx, id, raft.ReadOptions{})
+				synctest.Wait()
+				cancel()
+				requireCanceledSoon(t, later)
+				c.network.Intercept(nil)
+				time.Sleep(electionTimeout / 2)
+			}
+		})
+	}
+}
+
+// R7: so do those that come once a second batch, which has gathered among the events, is
+// under way.
+func TestR7ReadersBehindASecondBatchLeaveWithTheirContext(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
-		for _, id := range []raft.NodeID{c.leader(), c.others(c.leader())[0]} {
-			require.NoError(t, receive(t, c.readLater(t.Context(), id, raft.ReadOptions{}), "the index").err)
-			c.network.Intercept(func(_, _ raft.NodeID, message any) raft.Verdict {
-				_, beat := message.(*raft.Heartbeat)
-				_, question := message.(*raft.ForwardRequest)
-				return raft.Verdict{Drop: beat || question}
-			})
-			ctx, cancel := context.WithCancel(t.Context())
-			asked := c.readLater(ctx, id, raft.ReadOptions{})
-			synctest.Wait()
-			gathers := c.readLater(ctx, id, raft.ReadOptions{})
-			synctest.Wait()
-			require.Empty(t, asked)
-			require.Empty(t, gathers)
-			cancel()
-			time.Sleep(5 * time.Millisecond)
-			require.ErrorIs(t, receive(t, asked, "the end").err, context.Canceled)
-			require.ErrorIs(t, receive(t, gathers, "the end").err, context.Canceled)
-			ctx, cancel = context.WithCancel(t.Context())
-			later := c.readLater(ctx, id, raft.ReadOptions{})
-			synctest.Wait()
-			cancel()
-			require.ErrorIs(t, receive(t, later, "the end").err, context.Canceled)
-			c.network.Intercept(nil)
-			time.Sleep(electionTimeout / 4)
-		}
+		id := c.leader()
+		require.NoError(t, receive(t, c.readLater(t.Context(), id, raft.ReadOptions{}), "the index").err)
+		time.Sleep(heartbeat)
+		c.network.Intercept(losesRounds)
+		c.readLater(t.Context(), id, raft.ReadOptions{})
+		synctest.Wait()
+		c.readLater(t.Context(), id, raft.ReadOptions{MaxStaleness: 1})
+		time.Sleep(2 * heartbeat) // both know that it takes a while, and a round for the second has begun
+		ctx, cancel := context.WithCancel(t.Context())
+		later := c.readLater(ctx, id, raft.ReadOptions{})
+		synctest.Wait()
+		cancel()
+		requireCanceledSoon(t, later)
 	})
+}
+
+// losesRounds loses what members ask each other for reads.
+func losesRounds(_, _ raft.NodeID, message any) raft.Verdict {
+	switch message.(type) {
+	case *raft.Heartbeat, *raft.ForwardRequest:
+		return raft.Verdict{Drop: true}
+	default:
+		return raft.Verdict{}
+	}
+}
+
+// requireCanceledSoon requires that a read ends with its ctx, which has ended.
+func requireCanceledSoon(t *testing.T, ended <-chan outcome) {
+	t.Helper()
+	time.Sleep(10 * time.Millisecond)
+	require.ErrorIs(t, receive(t, ended, "the end").err, context.Canceled)
 }
 
 var manyReads = flag.Int("reads", 20_000, "how many reads TestR7NothingIsLeftOfReads makes; half of them while nobody can confirm them")

@@ -204,7 +204,7 @@ func (d *driver) tellDelayed(now time.Duration) {
 	if now < r.tellAt {
 		return
 	}
-	r.untold, r.tellAt, d.work.slowReads = false, 0, true
+	r.untold, r.tellAt = false, 0
 	for _, b := range r.batches {
 		d.work.delayed = append(d.work.delayed, b.waiting...)
 	}

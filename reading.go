@@ -39,7 +39,7 @@ type ReadOptions struct {
 //
 // All errors but ctx's match [ErrNotAccepted]: reading again is safe. A
 // [*NotLeaderError] is returned where no leader is known, or it changes meanwhile, and
-// [ErrOverloaded] if 65,536 reads wait already. The end of ctx may be noticed 5 ms late.
+// [ErrOverloaded] if 65,536 reads wait already. The end of ctx may be noticed 10 ms late.
 func (n *Node) ReadIndex(ctx context.Context) (Index, error) {
 	return n.Read(ctx, ReadOptions{})
 }
