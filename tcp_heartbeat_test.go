@@ -36,7 +36,7 @@ func (n *tcpNode) control(t *testing.T, to *tcpNode) *tcpConn {
 // exactly once: with its answer, when that does not come in time, or with the connection.
 func TestTCPHeartbeatsWithoutGoroutines(t *testing.T) {
 	t.Parallel()
-	a, b := startTCPPair(t, time.Second)
+	a, b := startTCPPair(t, 4*time.Second) // so long that no load breaks the connection, and so short that what is late is soon noticed
 	entered := make(chan bool, 1)
 	hang := false
 	b.handler.heartbeat = func(ctx context.Context, r *Heartbeat) (*HeartbeatResponse, error) {
