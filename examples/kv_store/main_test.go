@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -180,7 +181,14 @@ func serveInBackground(t *testing.T, o options) (out *safeBuffer, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	out = new(safeBuffer)
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, o, zap.NewNop(), out) }()
+	go func() {
+		err := serve(ctx, o, zap.NewNop(), out)
+		for end := time.Now().Add(patience); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond) // a process that is just being started has copies of the sockets that were closed last
+			err = serve(ctx, o, zap.NewNop(), out)
+		}
+		ended <- err
+	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)
