@@ -162,8 +162,8 @@ func (n *Node) Err() error {
 //
 // With Config.ForwardProposals a member that does not lead sends the command on to the
 // leader, once, and all of that holds there: [ErrUnreachable] and [ErrOverloaded], of a leader
-// that has too many forwarded commands under way, say too that the command is not in the log. Without a deadline of ctx's the leader has 10 election
-// timeouts to answer.
+// that has too many forwarded commands under way, say too that the command is not in the
+// log. Without a deadline of ctx's the leader has 10 election timeouts to answer.
 func (n *Node) Propose(ctx context.Context, command []byte) (Result, error) {
 	if err := n.checkCommand(command); err != nil {
 		return Result{}, err
