@@ -95,8 +95,18 @@ type hour struct {
 	restarts int
 }
 
-func TestThreeNodesSurviveAnHourOfFaults(t *testing.T) { surviveAnHour(t, 3) }
-func TestFiveNodesSurviveFaults(t *testing.T)          { surviveAnHour(t, 5) }
+// Clusters of three and of five nodes, side by side, survive faults of all kinds.
+func TestClustersSurviveAnHourOfFaults(t *testing.T) {
+	if !testing.Short() || testenv.Race {
+		raft.WithoutVerification(t) // it takes longer with each entry
+	}
+	for _, nodes := range []int{3, 5} {
+		t.Run(fmt.Sprint(nodes, " nodes"), func(t *testing.T) {
+			t.Parallel()
+			surviveAnHour(t, nodes)
+		})
+	}
+}
 
 // surviveAnHour is an hour of virtual time in which clients propose all the
 // while and something always breaks; then all is healed and the books are
@@ -112,9 +122,6 @@ func surviveAnHour(t *testing.T, nodes int) {
 		length /= 10
 	case testenv.Race:
 		length /= 4
-	}
-	if !testing.Short() || testenv.Race {
-		raft.WithoutVerification(t) // it takes longer with each entry
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

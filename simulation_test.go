@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft/internal/sim"
@@ -178,19 +179,24 @@ func tellLife(t *testing.T, v variant) {
 // times, whatever else the machine does.
 func TestSimulationIsDeterministic(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	for seed := uint64(1); seed <= 10; seed++ {
-		want := endOfLife(t, seed)
-		for turn := range 10 {
-			runtime.GOMAXPROCS(1 + turn%4)
-			require.Equal(t, want, endOfLife(t, seed), "seed %d", seed)
+	var want [10]string
+	for seed := range want {
+		want[seed] = endOfLife(t, uint64(seed+1))
+	}
+	for turn := range 10 {
+		runtime.GOMAXPROCS(1 + turn%4)
+		var lives sync.WaitGroup
+		for seed := range want {
+			lives.Go(func() { assert.Equal(t, want[seed], endOfLife(t, uint64(seed+1)), "seed %d", seed+1) })
 		}
+		lives.Wait()
 	}
 }
 
 // endOfLife tells one life from all others.
 func endOfLife(t *testing.T, seed uint64) string {
 	s := newSimulation(seed, nil)
-	require.NoError(t, s.run())
+	assert.NoError(t, s.run())
 	end := fmt.Sprint(s.world.Digest(), s.world.Events(), s.oracle.Acknowledged(), s.world.Now())
 	for _, n := range s.nodes {
 		if n.driver != nil {
