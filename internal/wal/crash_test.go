@@ -2,6 +2,7 @@ package wal
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -27,6 +28,7 @@ type crasher struct {
 	pending *twin      // after the one under way
 	doing   string
 	cases   int
+	again   int // files of removed segments that were kept
 }
 
 func newCrasher(t *testing.T, segment int64) *crasher {
@@ -46,6 +48,9 @@ func (c *crasher) run(steps []step) int {
 	disk.Inject(func(op vfs.Op) error {
 		if op.Number > 0 { // one that only reads leaves what the next one finds
 			c.crash(disk, op)
+		}
+		if op.Kind == vfs.OpRename && strings.HasSuffix(op.To, spareSuffix) {
+			c.again++
 		}
 		return nil
 	})
@@ -154,7 +159,7 @@ func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
 	})
 	log, _, err := Open(c.over(disk), "log", c.options)
 	require.NoError(c.t, err, at)
-	require.NoError(c.t, log.release())
+	require.NoError(c.t, log.release(true))
 }
 
 // workload is 200 steps with many rotations. The first few are of all kinds.
@@ -177,7 +182,8 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	require.Len(t, kinds, 8, "all kinds of steps: %v", kinds)
 	c := newCrasher(t, 2<<10)
 	names := c.run(steps)
-	t.Logf("%d crashes in %d steps (%v, %d segments), all recovered", c.cases, len(steps), kinds, names)
+	t.Logf("%d crashes in %d steps (%v, %d segments, %d removed ones whose files were kept), all recovered", c.cases, len(steps), kinds, names, c.again)
+	require.Greater(t, c.again, names/4)
 	require.Greater(t, names, len(steps)/15)
 }
 

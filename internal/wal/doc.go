@@ -35,6 +35,10 @@
 // before it gets its seal. So a segment that is there has a header, and a sealed
 // one has a successor.
 //
+// The files of up to two removed segments become spares, too: a sync takes less time
+// where the disk was written before. So behind its batches a segment holds zeros, or
+// whatever its file held before.
+//
 // All numbers are big endian. Checksums are CRC-32C.
 //
 //	segment   0          8         12         16         24         32         40
@@ -116,7 +120,8 @@
 // Otherwise data was lost, and [CorruptError] says where. The same goes for a
 // file that is not as long as it was made, and for missing or exchanged files.
 //
-// Then the rest of the last file is filled with zeros, and its last batch is
-// written again, since it counts from now on: nothing says that it is durable. If
+// Then the place behind the last batch is cleared, where the head may be of one that
+// is not whole, so that no later one completes it. The last batch is written again,
+// since it counts from now on: nothing says that it is durable. If
 // that file has no batch yet, the one before is sealed again.
 package wal

@@ -24,7 +24,6 @@ type recovery struct {
 	// Of the last segment.
 	last int64 // where its last batch starts; 0: it has none
 	end  int64 // where the whole batches end
-	junk int64 // where the zeros begin that fill the rest
 
 	sealed bool // it says that another one follows
 }
@@ -269,7 +268,6 @@ func (r *recovery) examineRest(s *segment) error {
 	if r.sealed {
 		return vfs.Corruptf(r.log.path(fileName(s.number+1, segmentSuffix)), 0, "it is missing: %s says that it follows", s.name)
 	}
-	r.junk = min(r.end+headBytes, s.size) // what is seen there may not be what is on the disk
 	for pos := r.end; pos < s.size; {
 		b, err := r.window.at(pos, min(windowBytes, s.size-pos))
 		if err != nil {
@@ -284,7 +282,6 @@ func (r *recovery) examineRest(s *segment) error {
 			if isZero(word) {
 				continue
 			}
-			r.junk = pos + int64(i+len(word))
 			if h, ok := decodeHead(b[i:], s.salt, pos+int64(i)); ok && h.syncedThrough >= r.log.next {
 				return vfs.Corruptf(s.name, r.end, "batch %d is damaged, and was durable when batch %d was written", r.log.next, h.number)
 			}
@@ -338,16 +335,15 @@ func (r *recovery) repairSeal() error {
 	return l.seal(l.index.segments[n-2], r.before)
 }
 
-// repairLast clears the rest of the last segment, so that no part of a later
-// batch completes the one that is cut now. It writes the last batch again, of
-// which nothing says that it is durable: after a failed sync a system
-// may show bytes that it believes to be on the disk, and that are not.
+// repairLast clears the place behind the last batch, where the head is of the one
+// that is cut now: no part of a later batch completes that any more. It does so
+// whatever is seen there, and writes the last batch again, of which nothing says that
+// it is durable: after a failed sync a system may show bytes that it believes to be on
+// the disk, and that are not. What else is left of the cut one, or of whoever had the
+// file before, has no head that is valid.
 func (r *recovery) repairLast(s *segment) error {
-	zeros := make([]byte, min(windowBytes, r.junk-r.end))
-	for at := r.end; at < r.junk; at += int64(len(zeros)) {
-		if _, err := s.file.WriteAt(zeros[:min(int64(len(zeros)), r.junk-at)], at); err != nil {
-			return err
-		}
+	if _, err := s.file.WriteAt(make([]byte, min(headBytes, s.size-r.end)), r.end); err != nil {
+		return err
 	}
 	for at := r.last; at > 0 && at < r.end; {
 		b, err := r.window.at(at, min(windowBytes, r.end-at))

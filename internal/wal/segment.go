@@ -68,13 +68,13 @@ func (l *Log) makeRoom(size int64) error {
 func (l *Log) addSegment(number uint64, room int64) error {
 	h := header{number: number, salt: l.options.Random(), firstBatch: l.next, previous: l.previous, base: l.index.snapshot}
 	h.size = max(l.options.SegmentBytes, h.length()+room+sealBytes)
-	file, err := l.takeSpare(number, h.size)
+	spare, err := l.takeSpare(number, h.size)
 	if err != nil {
 		return err
 	}
-	s := &segment{header: h, name: l.path(fileName(number, segmentSuffix)), file: file, end: h.base.last.Index}
-	if err := l.establish(s); err != nil {
-		return errors.Join(err, file.Close())
+	s := &segment{header: h, name: l.path(fileName(number, segmentSuffix)), file: spare.file, end: h.base.last.Index}
+	if err := l.establish(s, spare.name); err != nil {
+		return errors.Join(err, spare.file.Close())
 	}
 	l.mu.Lock()
 	l.index.segments = append(l.index.segments, s)
@@ -83,15 +83,15 @@ func (l *Log) addSegment(number uint64, room int64) error {
 	return nil
 }
 
-// establish gives a new segment its header, then its name.
-func (l *Log) establish(s *segment) error {
+// establish gives a new segment its header, then its name in place of that of a spare.
+func (l *Log) establish(s *segment, spare string) error {
 	if _, err := s.file.WriteAt(s.header.encode(), 0); err != nil {
 		return err
 	}
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
-	if err := l.fs.Rename(l.path(fileName(s.number, spareSuffix)), s.name); err != nil {
+	if err := l.fs.Rename(spare, s.name); err != nil {
 		return err
 	}
 	return l.fs.SyncDir(l.dir)
@@ -113,75 +113,98 @@ func (l *Log) seal(s *segment, offset int64) error {
 	return s.file.Sync()
 }
 
-// spare is a file for the next segment, made ahead of time.
+// spare is a file for a later segment. What it holds does not matter.
 type spare struct {
-	file vfs.File
-	err  error
+	name string
+	file vfs.File // nil: there is none
 }
 
-// startSpare has the file for the next segment made in the background.
+// startSpare has a file for the next segment got ready in the background.
 func (l *Log) startSpare() {
 	if l.options.Inline {
 		return
 	}
 	number := l.active().number + 1
-	made := make(chan spare, 1)
-	l.spare = made
+	ready := make(chan spare, 1)
+	l.spare = ready
 	l.background.Go(func() {
-		file, err := l.makeSpare(number)
-		made <- spare{file, err}
+		s, _ := l.findSpare(number) // takeSpare tries again
+		ready <- s
 	})
 }
 
-// makeSpare makes a file of the usual size.
-func (l *Log) makeSpare(number uint64) (vfs.File, error) {
+// findSpare returns a file of the usual size, one that was used before if there is
+// one: a sync takes much longer where space is only reserved than where it was
+// written before.
+func (l *Log) findSpare(number uint64) (spare, error) {
+	if s, ok := l.takeUsed(); ok {
+		return s, nil
+	}
 	name := l.path(fileName(number, spareSuffix))
 	file, err := l.fs.Create(name)
 	if err != nil {
-		return nil, err
+		return spare{}, err
 	}
 	err = file.Allocate(l.options.SegmentBytes)
 	if err == nil {
 		err = file.Sync()
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close(), l.fs.Remove(name))
+		return spare{}, errors.Join(err, file.Close(), l.fs.Remove(name))
 	}
-	return file, nil
+	return spare{name, file}, nil
 }
 
-// takeSpare returns a file of at least that size, under the name of a spare. If
-// none could be made before, it tries again: there may be room now.
-func (l *Log) takeSpare(number uint64, size int64) (vfs.File, error) {
-	var s spare
+// takeUsed returns the file of a removed segment.
+func (l *Log) takeUsed() (spare, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.used)
+	if n == 0 {
+		return spare{}, false
+	}
+	s := l.used[n-1]
+	l.used = l.used[:n-1]
+	return s, true
+}
+
+// takeSpare returns a file of at least that size. If none could be made before, it
+// tries again: there may be room now.
+func (l *Log) takeSpare(number uint64, size int64) (s spare, err error) {
 	if l.spare != nil {
 		s = <-l.spare
 		l.spare = nil
 	}
 	if s.file == nil {
-		file, err := l.makeSpare(number)
-		if err != nil {
-			return nil, err
+		if s, err = l.findSpare(number); err != nil {
+			return spare{}, err
 		}
-		s.file = file
 	}
 	if err := s.file.Allocate(size); err != nil {
-		return nil, errors.Join(err, s.file.Close())
+		return spare{}, errors.Join(err, s.file.Close())
 	}
-	return s.file, nil
+	return s, nil
 }
 
-// dropSpare removes the spare.
-func (l *Log) dropSpare() error {
-	if l.spare == nil {
-		return nil
+// dropSpares closes all spares, and removes them, once nothing in the background
+// makes more.
+func (l *Log) dropSpares(remove bool) error {
+	spares := l.used
+	if l.spare != nil {
+		spares = append(spares, <-l.spare)
 	}
-	s := <-l.spare
-	l.spare = nil
-	if s.file == nil {
-		return nil // there is none, and nobody needed it
+	l.used, l.spare = nil, nil
+	var err error
+	for _, s := range spares {
+		if s.file == nil {
+			continue
+		}
+		err = errors.Join(err, s.file.Close())
+		if remove {
+			err = errors.Join(err, l.fs.Remove(s.name))
+		}
 	}
-	return errors.Join(s.file.Close(), l.fs.Remove(l.path(fileName(l.active().number+1, spareSuffix))))
+	return err
 }
 
 // remove removes segments in the background, after those that it removes
@@ -211,13 +234,10 @@ func (l *Log) removeAll() {
 			l.mu.Unlock()
 			return
 		}
-		s := l.removals[0]
+		s, keeps := l.removals[0], len(l.used) < maxUsed
 		l.mu.Unlock()
 
-		err := l.fs.Remove(s.name)
-		if err == nil {
-			err = l.fs.SyncDir(l.dir)
-		}
+		err := l.removeOne(s, keeps && s.size == l.options.SegmentBytes)
 
 		l.mu.Lock()
 		if err != nil {
@@ -226,10 +246,36 @@ func (l *Log) removeAll() {
 			l.removals = l.removals[1:]
 		}
 		l.mu.Unlock()
-		if err == nil {
-			s.use.Lock() // once nobody reads it any more
-			_ = s.file.Close()
-			s.use.Unlock()
-		}
 	}
+}
+
+// maxUsed is how many files of removed segments are kept for later ones.
+const maxUsed = 2
+
+// removeOne removes a segment, or makes a spare of it. Its file is let go of once
+// nobody reads it any more.
+func (l *Log) removeOne(s *segment, keep bool) error {
+	name := l.path(fileName(s.number, spareSuffix))
+	var err error
+	if keep {
+		err = l.fs.Rename(s.name, name)
+	} else {
+		err = l.fs.Remove(s.name)
+	}
+	if err == nil {
+		err = l.fs.SyncDir(l.dir)
+	}
+	if err != nil {
+		return err
+	}
+	s.use.Lock()
+	defer s.use.Unlock()
+	if !keep {
+		_ = s.file.Close()
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.used = append(l.used, spare{name, s.file})
+	return nil
 }
