@@ -118,9 +118,10 @@ type Config struct {
 	MaxUnappliedBytes int
 
 	// LogCacheBytes bounds the part of the log that is in memory, its end, each
-	// batch counted with 64 bytes beside its entries. What is not on disk yet
-	// stays in memory beyond that. Older entries are read from the Storage for
-	// followers that lag, and for a slow state machine. Default 8 MiB.
+	// batch counted with 64 bytes beside its entries. What is not applied yet stays
+	// in memory up to four times that, and what is not on disk yet in any case.
+	// Older entries are read from the Storage for followers that lag, and for a slow
+	// state machine. Default 8 MiB.
 	LogCacheBytes int
 
 	// A snapshot is taken, and the log compacted, once SnapshotEntries entries or

@@ -103,8 +103,8 @@
 // there, begun, says that there is a log: a directory that has it and no log is
 // refused.
 //
-// Memory holds the end of the log, up to Config.LogCacheBytes and whatever is not
-// durable yet. What a slow follower needs from before that is read from the
+// Memory holds the end of the log, up to Config.LogCacheBytes, or four times that if it
+// is not applied yet, and whatever is not durable. What a slow follower needs from before that is read from the
 // storage by a goroutine of its own, at most one for each follower; what the
 // state machine needs, by the applier.
 //
@@ -145,10 +145,10 @@
 // The core knows the term of every entry, as the indexes at which terms start,
 // so all that it decides it decides without the disk. Of the entries themselves
 // it has the last ones: after each step it gives up the oldest, while they count
-// more than Config.LogCacheBytes and are durable. What is not durable cannot be
-// read back, so it stays. Whatever is read is compared with the terms that the
-// core knows before it is sent or applied, and a node whose storage fails to give
-// back what it was given stops.
+// more than Config.LogCacheBytes, or four times that if they are not applied yet, and
+// are durable. What is not durable cannot be read back, so it stays. Whatever is read
+// is compared with the terms that the core knows before it is sent or applied, and a
+// node whose storage fails to give back what it was given stops.
 //
 // # What must be durable before what
 //

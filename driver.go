@@ -152,7 +152,7 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	}
 	d.release()
 	d.schedule(now)
-	d.core.log.evict(d.settings.logCacheBytes)
+	d.core.log.evict(d.settings.logCacheBytes, d.applied)
 	d.work.slowReads = d.reads.tellAt == 0 && !d.wantsReads()
 	out := d.work
 	d.work = work{}

@@ -590,14 +590,23 @@ func (l *raftLog) written() { l.durable = max(l.durable, l.writing) }
 // take far more memory than their entries have bytes.
 const runBytes = 64
 
+// unappliedCaches is how many times the memory for the end of the log may hold what
+// is not applied yet.
+const unappliedCaches = 4
+
 // weight is what the run counts in memory.
 func (r run) weight() int { return len(r.body) + runBytes }
 
 // evict removes the oldest entries from memory until what is left counts at most
-// maxBytes. What is not durable stays: it cannot be read back.
-func (l *raftLog) evict(maxBytes int) {
+// maxBytes, or a few times that if the rest is not applied yet: to read back what is
+// needed soon costs more than it saves. What is not durable stays in any case: it
+// cannot be read back.
+func (l *raftLog) evict(maxBytes int, applied Index) {
 	n := 0
-	for ; n < len(l.runs) && l.cachedBytes > maxBytes && l.runs[n].last() <= l.durable; n++ {
+	for ; n < len(l.runs) && l.runs[n].last() <= l.durable; n++ {
+		if l.cachedBytes <= maxBytes || l.runs[n].last() > applied && l.cachedBytes/unappliedCaches <= maxBytes {
+			break
+		}
 		l.cachedBytes -= l.runs[n].weight()
 		l.evicted += l.runs[n].weight()
 	}

@@ -331,12 +331,36 @@ func TestF5EvictedEntriesAreFree(t *testing.T) {
 			}
 			l.hand()
 			l.written()
-			l.evict(bound)
+			l.evict(bound, l.last())
 		}
 		require.LessOrEqual(t, HeapBytes()-before, 4*bound, "of %d bytes in entries of %d", total, size)
 		require.Equal(t, 1, given.Len())
 		runtime.KeepAlive(&l)
 	}
+}
+
+// F5: what is not applied yet is not read back but for a state machine that is far
+// behind.
+func TestF5UnappliedEntriesStayForAWhile(t *testing.T) {
+	const bound, size = 1 << 10, 100
+	var l raftLog
+	for l.cachedBytes <= unappliedCaches*bound-size {
+		l.appendRun(run{term: 1, first: l.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, make([]byte, size))})
+		l.hand()
+		l.written()
+		l.evict(bound, 3)
+		require.True(t, l.cachedBytes <= bound || l.cachedFrom() <= 4, "from %d on", l.cachedFrom())
+	}
+	require.Equal(t, Index(4), l.cachedFrom())
+	for range 100 {
+		l.appendRun(run{term: 1, first: l.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, make([]byte, size))})
+		l.hand()
+		l.written()
+		l.evict(bound, 3)
+		require.Less(t, l.cachedBytes, (unappliedCaches+1)*bound)
+	}
+	l.evict(bound, l.last())
+	require.LessOrEqual(t, l.cachedBytes, bound)
 }
 
 // What does not fit together is refused, whatever a storage says.

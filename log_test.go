@@ -189,7 +189,7 @@ func TestLogEqualsItsTwin(t *testing.T) {
 func requireEviction(t *testing.T, l *raftLog, maxBytes int) {
 	t.Helper()
 	before := slices.Clone(l.runs)
-	l.evict(maxBytes)
+	l.evict(maxBytes, l.last())
 	n := len(before) - len(l.runs)
 	require.Equal(t, append([]run(nil), before[n:]...), append([]run(nil), l.runs...))
 	bytes := 0
