@@ -95,7 +95,7 @@ type Config struct {
 	MaxCommandBytes int
 
 	// MaxBatchBytes bounds the entries in one AppendEntries; one entry is
-	// always sent, however large. Default 1 MiB, at most 16 MiB.
+	// always sent, however large. Default 256 KiB, at most 16 MiB.
 	MaxBatchBytes int
 
 	// MaxInflightBytes bounds the entries that are under way to one peer.
@@ -174,7 +174,7 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.DiskStallLimit, 5*c.ElectionTimeout)
 	defaultTo(&c.MaxClockDrift, 0.1)
 	defaultTo(&c.MaxCommandBytes, 1<<20)
-	defaultTo(&c.MaxBatchBytes, 1<<20)
+	defaultTo(&c.MaxBatchBytes, 256<<10)
 	defaultTo(&c.MaxInflightBytes, 16<<20)
 	defaultTo(&c.MaxInflightMessages, 64)
 	defaultTo(&c.MaxPendingBytes, max(64<<20, 2*c.MaxCommandBytes))
