@@ -99,14 +99,14 @@
 // one sync. While one is under way the next gathers, so that the batches are as
 // large as the disk is slow, without a timer. In the data directory two more
 // goroutines work behind it, for the time that it takes: one makes the next file
-// of the log ready, one removes files that are not needed any more. An empty file
-// there, begun, says that there is a log: a directory that has it and no log is
-// refused.
+// of the log ready, one removes files that are not needed any more, or keeps them to be
+// used again. An empty file there, begun, says that there is a log: a directory that has
+// it and no log is refused.
 //
 // Memory holds the end of the log, up to Config.LogCacheBytes, or four times that if it
-// is not applied yet, and whatever is not durable. What a slow follower needs from before that is read from the
-// storage by a goroutine of its own, at most one for each follower; what the
-// state machine needs, by the applier.
+// is not applied yet, and whatever is not durable. What a slow follower needs from
+// before that is read from the storage by a goroutine of its own, at most one for each
+// follower; what the state machine needs, by the applier.
 //
 // The applier alone calls the state machine, keeps what is known of clients' sessions,
 // and completes the proposals that it applied: the callbacks of [Node.ProposeAsync] run there, in log order.

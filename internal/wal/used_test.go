@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -15,7 +16,7 @@ import (
 func fillTo(t *testing.T, log *Log, number uint64, segments int) {
 	for log.active().number < number {
 		last := log.Contents().Last.Index
-		require.NoError(t, log.Append(batchOf(last+1, 200).batch))
+		require.NoError(t, log.Append(Batch{Runs: []Run{newRun(1, last+1, fmt.Sprintf("%200d", last+1))}}))
 		if len(log.index.segments) >= segments {
 			require.NoError(t, log.Append(Batch{Compact: Position{last, 1}}))
 		}
