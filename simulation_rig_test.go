@@ -755,14 +755,17 @@ func (n *simNode) observe() {
 func (n *simNode) holds() []sim.Held {
 	log := &n.driver.core.log
 	batch := simBatch / entrySize(len("1.1 get k0")) * proposalSize(len("1.1 get k0"))
-	cached := 0 // but for what cannot be read back
-	if len(log.runs) > 0 && log.runs[0].last() <= log.durable {
+	cached, most := 0, n.settings.cacheBytes
+	if len(log.runs) > 0 && log.runs[0].last() <= log.durable { // else it cannot be read back
 		cached = log.cachedBytes
+		if log.runs[0].last() > n.driver.applied {
+			most = unappliedCaches*most + unappliedCaches - 1 // which is rounded
+		}
 	}
 	held := []sim.Held{
 		{What: "commands in the queue", Bytes: n.inbox.pending, Most: n.settings.pending},
 		{What: "commands that are not applied", Bytes: n.driver.unsettledBytes, Most: n.settings.unapplied + min(batch, n.settings.pending)},
-		{What: "entries that are on its disk", Bytes: cached, Most: n.settings.cacheBytes},
+		{What: "entries that are on its disk", Bytes: cached, Most: most},
 		{What: "replies in sessions", Bytes: int(n.sessions.replyBytes), Most: n.settings.sessionBytes},
 	}
 	for _, p := range n.driver.core.peers {
