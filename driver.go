@@ -92,8 +92,8 @@ type work struct {
 	resets        []NodeID
 	failed        []failedRun
 	outcomes      []waitOutcome
-	delayed       []*readWait // who are to know that it takes a while
-	slowReads     bool        // and so are those who gather: nobody would tell them
+	delayed       []func() // of readers: they are to know that it takes a while
+	slowReads     bool     // and so are those who gather: nobody would tell them
 	notes         []note
 	failure       error // the node must stop
 }

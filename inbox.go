@@ -21,6 +21,7 @@ type inbox struct {
 	events    []any
 	reads     []*readWait     // that gather for the next round or question
 	gone      int             // of them, whose readers have left
+	groups    readGroups      // those among them that others may join
 	soon      bool            // the loop takes them, and they do not wait for long
 	asked     []chan<- Status // who wants to see the status
 	batches   []*batch        // of proposals, in order
@@ -112,41 +113,75 @@ func (q *inbox) post(event any) bool {
 }
 
 // enqueueRead leaves a read for the loop: with those that the next round or question is to
-// confirm, or, if it may need neither, with the events. Soon reports that its caller will be
-// told if it takes a while, and need not look at anything else before.
-func (q *inbox) enqueueRead(w *readWait) (soon bool, err error) {
+// confirm, or, if it may need neither, with the events.
+func (q *inbox) enqueueRead(w *readWait) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
 	case q.closed != nil:
-		return false, q.closed
+		return q.closed
 	case w.options.Level == ReadLocal || w.options.MaxStaleness > 0:
-		w.taken, w.told = true, true // it may wait for an entry that does not come
+		w.taken = true
 		if q.events = append(q.events, w); len(q.events) == 1 {
 			q.signal()
 		}
-		return false, nil
+		return nil
 	case len(q.reads) >= maxReads:
-		return false, errTooManyReads
+		return errTooManyReads
 	default:
-		w.told = !q.soon || w.options.MinIndex > 0
-		if q.reads = append(q.reads, w); len(q.reads) == 1 {
-			q.signal()
-		}
-		return !w.told, nil
+		q.gatherRead(w)
+		return nil
 	}
 }
 
-// tellReads tells the reads that wait, and those that come before the loop takes them.
+// gatherRead adds a read to those that gather. Called with mu held.
+func (q *inbox) gatherRead(w *readWait) {
+	if q.reads = append(q.reads, w); len(q.reads) == 1 {
+		q.signal()
+	}
+}
+
+// joinRead leaves a read of a level that names no entry for the loop, together with all
+// others of that level that gather. Soon reports that the group will be told if it takes a
+// while, so that nobody need look at anything else before.
+func (q *inbox) joinRead(level ReadLevel) (g *readGroup, soon bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed != nil {
+		return nil, false, q.closed
+	}
+	g = q.groups[level]
+	if g == nil {
+		g = newReadGroup(level)
+		g.told = !q.soon
+		q.groups[level] = g
+		q.gatherRead(&g.readWait)
+	}
+	if g.members >= maxReads {
+		return nil, false, errTooManyReads
+	}
+	g.members++
+	return g, !g.told, nil
+}
+
+// leaveRead takes a reader out of a group, and reports whether it was the last one of a
+// group that the loop has.
+func (q *inbox) leaveRead(g *readGroup) (last bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	g.members--
+	return g.taken && g.members == 0
+}
+
+// tellReads tells the groups that gather, and those that come before the loop takes them.
 func (q *inbox) tellReads() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.soon {
-		return // they know
-	}
 	q.soon = false
-	for _, w := range q.reads {
-		w.tell()
+	for _, g := range q.groups {
+		if g != nil {
+			g.tell()
+		}
 	}
 }
 
@@ -168,13 +203,18 @@ func (q *inbox) withdrawRead(w *readWait) bool {
 
 // takeReads adds the reads that have gathered to the events. Called with mu held.
 func (q *inbox) takeReads(events []any) []any {
+	for _, g := range q.groups {
+		if g != nil {
+			g.left, g.others = g.members == 0, g.members-1
+		}
+	}
 	for _, w := range q.reads {
 		if w.taken = true; !w.left {
 			events = append(events, w)
 		}
 	}
 	clear(q.reads)
-	q.reads, q.gone, q.soon = q.reads[:0], 0, true
+	q.reads, q.gone, q.groups, q.soon = q.reads[:0], 0, readGroups{}, true
 	return events
 }
 

@@ -142,7 +142,7 @@ func TestR3ReadsGatherBeforeTheLoop(t *testing.T) {
 	q := newInbox(1<<20, 1000)
 	read := func(o ReadOptions) *readWait {
 		w := &readWait{options: o}
-		require.NoError(t, enqueued(q.enqueueRead(w)))
+		require.NoError(t, q.enqueueRead(w))
 		return w
 	}
 	first := read(ReadOptions{})
@@ -162,7 +162,7 @@ func TestR3ReadsGatherBeforeTheLoop(t *testing.T) {
 	for range maxReads {
 		all = append(all, read(ReadOptions{}))
 	}
-	require.ErrorIs(t, enqueued(q.enqueueRead(new(readWait))), ErrOverloaded)
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrOverloaded)
 	for _, w := range all {
 		require.True(t, q.withdrawRead(w))
 	}
@@ -170,8 +170,64 @@ func TestR3ReadsGatherBeforeTheLoop(t *testing.T) {
 	left := read(ReadOptions{})
 	stopped := q.close(ErrStopped)
 	require.Equal(t, []any{left}, stopped.events)
-	require.ErrorIs(t, enqueued(q.enqueueRead(new(readWait))), ErrStopped)
+	require.ErrorIs(t, q.enqueueRead(new(readWait)), ErrStopped)
 }
 
-// enqueued is how a read was left in an inbox.
-func enqueued(_ bool, err error) error { return err }
+// Readers who want the same are one read for the loop, which stands for all of them. They
+// need not look at their ctx only where the loop will tell them that it takes a while.
+func TestR3ReadersOfAGroup(t *testing.T) {
+	q := newInbox(1<<20, 1000)
+	join := func(level ReadLevel, patient bool) *readGroup {
+		g, soon, err := q.joinRead(level)
+		require.NoError(t, err)
+		require.Equal(t, patient, soon)
+		return g
+	}
+	first := join(ReadLinearizable, false) // the loop has not said anything yet
+	require.Same(t, first, join(ReadLinearizable, false))
+	confirmed := join(ReadConfirmed, false)
+	require.NotSame(t, first, confirmed)
+	require.False(t, q.leaveRead(first))
+	require.False(t, q.leaveRead(confirmed), "the loop has not got it")
+	in := q.take(nil, 0, true)
+	require.Equal(t, []any{&first.readWait}, in.events, "nobody waits for the other")
+	require.Equal(t, 0, first.others)
+	require.Equal(t, ReadLinearizable, first.options.Level)
+
+	second := join(ReadLinearizable, true)
+	require.NotSame(t, first, second)
+	for range 2 {
+		require.Same(t, second, join(ReadLinearizable, true))
+	}
+	require.True(t, q.leaveRead(first), "the last one")
+	q.tellReads()
+	<-second.settled
+	require.NotNil(t, second.ended)
+	require.Same(t, second, join(ReadLinearizable, false))
+	require.False(t, join(ReadConfirmed, false) == confirmed)
+	in = q.take(nil, 0, true)
+	require.Len(t, in.events, 2)
+	require.Equal(t, 3, second.others)
+	second.delayed() // once more
+	second.done(7, ErrStopped)
+	<-second.ended
+	require.Equal(t, Index(7), second.index)
+	require.Equal(t, ErrStopped, second.err)
+
+	third := join(ReadLinearizable, true)
+	third.done(9, nil)
+	<-third.settled
+	require.Nil(t, third.ended, "they have ended, and were not told before")
+	require.Equal(t, Index(9), third.index)
+
+	for range maxReads - 1 {
+		join(ReadLinearizable, true)
+	}
+	_, _, err := q.joinRead(ReadLinearizable)
+	require.ErrorIs(t, err, ErrOverloaded)
+	require.False(t, q.leaveRead(third))
+	join(ReadLinearizable, true)
+	require.Len(t, q.close(ErrStopped).events, 1)
+	_, _, err = q.joinRead(ReadLinearizable)
+	require.ErrorIs(t, err, ErrStopped)
+}

@@ -95,9 +95,6 @@ func (l *loop) serve(ctx context.Context) error {
 		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
 		}
-		if len(work.outcomes) > 1 {
-			runtime.Gosched() // who has been answered may ask again: together, and not one by one
-		}
 		l.setAlarm(now)
 	}
 	return nil
@@ -180,8 +177,8 @@ func (l *loop) carryOutSnapshots(w work) {
 	for _, o := range w.outcomes {
 		o.done(o.index, o.err)
 	}
-	for _, r := range w.delayed {
-		r.tell()
+	for _, tell := range w.delayed {
+		tell()
 	}
 	if w.slowReads {
 		l.node.inbox.tellReads()

@@ -36,10 +36,9 @@ type Node struct {
 
 	// pool holds waiters between calls of Propose. Each node has its own, since
 	// the channels of a bubble of testing/synctest must not leave it.
-	pool    sync.Pool
-	readers sync.Pool // the same for reads
-	lease   leaseView
-	toStop  atomic.Bool // the loop is to end
+	pool   sync.Pool
+	lease  leaseView
+	toStop atomic.Bool // the loop is to end
 
 	mu       sync.Mutex // guards what follows
 	ran      bool
@@ -76,8 +75,8 @@ func NewNode(config Config, sm StateMachine, transport Transport) (*Node, error)
 		log:   config.Logger.Named("raft").With(zap.String("node", string(config.ID))),
 		inbox: newInbox(config.MaxPendingBytes, config.MaxBatchBytes),
 		done:  make(chan struct{}),
-		pool:  sync.Pool{New: newWaiter}, readers: sync.Pool{New: newReadCall},
-		last: Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
+		pool:  sync.Pool{New: newWaiter},
+		last:  Status{ID: config.ID, Reason: "the node is not running: Run has not been called"},
 	}, nil
 }
 

@@ -16,20 +16,52 @@ import (
 type readWait struct {
 	options ReadOptions
 	done    func(Index, error)
-	delayed func() // unless nil: called once if it takes a while
-	told    bool   // it was called, or is not to be; the loop's, once it is left for that
+	delayed func() // unless nil: called if it takes a while
 	remote  bool   // it is another member's, which waits itself until it has applied the index
+	others  int    // how many more readers it stands for
 
 	// Guarded by the inbox's mu.
 	taken bool // it is with the loop now
 	left  bool // before that
 }
 
-func (w *readWait) tell() {
-	if w.delayed != nil && !w.told {
-		w.told = true
-		w.delayed()
+// readGroup are readers of one level who wait for the same: the loop sees them as one.
+type readGroup struct {
+	readWait
+	settled chan struct{} // closed when they have ended, or are told that it takes a while
+	ended   chan struct{} // written before that: nil, or what is closed when they have ended
+	index   Index         // written before the end, as is err
+	err     error
+	told    bool // the loop's, once it is left for that, else guarded by the inbox's mu
+	members int  // who wait; guarded by the inbox's mu
+}
+
+// readGroups are groups by their level.
+type readGroups [ReadLocal]*readGroup
+
+func newReadGroup(level ReadLevel) *readGroup {
+	g := &readGroup{settled: make(chan struct{})}
+	g.options.Level, g.done, g.delayed = level, g.end, g.tell
+	return g
+}
+
+func (g *readGroup) end(index Index, err error) {
+	g.index, g.err = index, err
+	if g.ended != nil {
+		close(g.ended)
+		return
 	}
+	close(g.settled)
+}
+
+// tell tells the readers that it takes a while: they look at their ctx from now on.
+func (g *readGroup) tell() {
+	if g.told {
+		return
+	}
+	g.told = true
+	g.ended = make(chan struct{})
+	close(g.settled)
 }
 
 // forwardArrived: another member asks this one as its leader.
@@ -116,7 +148,7 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	d.endStaleReads()
 	fresh := r.fresh[min(o.Level, ReadConfirmed)]
 	switch {
-	case r.count >= maxReads:
+	case r.count+w.others >= maxReads:
 		d.endWait(w.done, 0, errTooManyReads)
 	case o.Level == ReadLocal:
 		d.awaitApplied(w, 0)
@@ -156,7 +188,7 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 	b.index = index // what was committed since the first one came is not too much
 	b.level = max(b.level, w.options.Level)
 	b.waiting = append(b.waiting, w)
-	r.count++
+	r.count += 1 + w.others
 	r.untold = true
 }
 
@@ -206,10 +238,19 @@ func (d *driver) tellDelayed(now time.Duration) {
 	}
 	r.untold, r.tellAt = false, 0
 	for _, b := range r.batches {
-		d.work.delayed = append(d.work.delayed, b.waiting...)
+		for _, w := range b.waiting {
+			d.delay(w)
+		}
 	}
 	for _, a := range r.applies {
-		d.work.delayed = append(d.work.delayed, a.wait)
+		d.delay(a.wait)
+	}
+}
+
+// delay has somebody told that it takes a while, who wants to know.
+func (d *driver) delay(w *readWait) {
+	if w.delayed != nil {
+		d.work.delayed = append(d.work.delayed, w.delayed)
 	}
 }
 
@@ -233,15 +274,23 @@ func (d *driver) settleRounds(now time.Duration) {
 		if !known {
 			return
 		}
-		b := r.batches[0]
-		r.batches = slices.Delete(r.batches, 0, 1)
-		r.count -= len(b.waiting)
+		b := r.takeFirst()
 		b.level = ReadConfirmed // whatever they asked for
 		d.confirm(b, cmp.Or(b.index, index))
 	}
 	if len(r.batches) == 1 && r.batches[0].round > c.round {
 		d.step(now, roundWanted{})
 	}
+}
+
+// takeFirst takes the first batch out.
+func (r *reads) takeFirst() readBatch {
+	b := r.batches[0]
+	r.batches = slices.Delete(r.batches, 0, 1)
+	for _, w := range b.waiting {
+		r.count -= 1 + w.others
+	}
+	return b
 }
 
 // askLeader asks about the first batch, if that has not been done.
@@ -295,9 +344,8 @@ func (d *driver) handleForwardAnswer(e forwardAnswered) {
 	if r.call == nil || r.call != e.request {
 		return // they have ended since
 	}
-	b := r.batches[0]
-	r.call, r.batches = nil, slices.Delete(r.batches, 0, 1)
-	r.count -= len(b.waiting)
+	b := r.takeFirst()
+	r.call = nil
 	var result Result
 	err := e.err
 	if err == nil {
@@ -344,7 +392,7 @@ func (d *driver) awaitApplied(w *readWait, index Index) {
 		return cmp.Or(cmp.Compare(a.index, index), -1) // behind those of the same index
 	})
 	r.applies = slices.Insert(r.applies, at, appliedWait{index, w})
-	r.count++
+	r.count += 1 + w.others
 	r.untold = true
 }
 
@@ -353,11 +401,12 @@ func (d *driver) settleApplied() {
 	r := &d.reads
 	ready := 0
 	for ready < len(r.applies) && r.applies[ready].index <= d.applied {
-		d.endWait(r.applies[ready].wait.done, d.applied, nil)
+		w := r.applies[ready].wait
+		d.endWait(w.done, d.applied, nil)
+		r.count -= 1 + w.others
 		ready++
 	}
 	r.applies = slices.Delete(r.applies, 0, ready)
-	r.count -= ready
 }
 
 // endStaleReads ends the reads that another leader was to confirm, or this one in
@@ -371,10 +420,9 @@ func (d *driver) endStaleReads() {
 
 func (d *driver) endUnconfirmed(err error) {
 	r := &d.reads
-	for _, b := range r.batches {
-		for _, w := range b.waiting {
+	for len(r.batches) > 0 {
+		for _, w := range r.takeFirst().waiting {
 			d.endWait(w.done, 0, err)
-			r.count--
 		}
 	}
 	r.batches, r.call = nil, nil
@@ -403,14 +451,16 @@ func (d *driver) forgetLeft() {
 	if len(r.left) == 0 {
 		return
 	}
-	hasLeft := func(w *readWait) bool { return r.left[w] }
+	hasLeft := func(w *readWait) bool {
+		if r.left[w] {
+			r.count -= 1 + w.others
+		}
+		return r.left[w]
+	}
 	for i, b := range r.batches {
 		r.batches[i].waiting = slices.DeleteFunc(b.waiting, hasLeft)
-		r.count -= len(b.waiting) - len(r.batches[i].waiting)
 	}
-	waiting := len(r.applies)
 	r.applies = slices.DeleteFunc(r.applies, func(a appliedWait) bool { return hasLeft(a.wait) })
-	r.count -= waiting - len(r.applies)
 	r.left = nil
 }
 

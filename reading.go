@@ -52,50 +52,65 @@ func (n *Node) Read(ctx context.Context, options ReadOptions) (Index, error) {
 	if index, ok := n.lease.read(options); ok {
 		return index, nil
 	}
-	r := n.readers.Get().(*readCall)
-	r.options, r.taken = options, false
-	soon, err := n.inbox.enqueueRead(&r.readWait)
-	if err != nil {
-		n.readers.Put(r)
+	if options.Level < ReadLocal && options.MinIndex == 0 && options.MaxStaleness <= 0 {
+		return n.readTogether(ctx, options.Level)
+	}
+	return n.readAlone(ctx, options)
+}
+
+// readAlone reads what may end at another time than other reads.
+func (n *Node) readAlone(ctx context.Context, options ReadOptions) (index Index, err error) {
+	ended := make(chan struct{})
+	w := &readWait{options: options, done: func(i Index, e error) {
+		index, err = i, e
+		close(ended)
+	}}
+	if err := n.inbox.enqueueRead(w); err != nil {
 		return 0, err
 	}
-	if soon && <-r.ready {
-		return n.endRead(r)
+	select {
+	case <-ended:
+		return index, err
+	case <-ctx.Done():
+		if !n.inbox.withdrawRead(w) {
+			n.inbox.post(readLeft{w})
+		}
+		return 0, contextError(ctx)
+	}
+}
+
+// readTogether reads as one of a group. Most reads end so soon that to look at ctx, which
+// many share, would be much of what they cost: their callers wait for the group alone, and
+// look at ctx once it is told that it takes a while.
+func (n *Node) readTogether(ctx context.Context, level ReadLevel) (Index, error) {
+	g, soon, err := n.inbox.joinRead(level)
+	if err != nil {
+		return 0, err
+	}
+	if soon {
+		<-g.settled
+	} else {
+		select {
+		case <-g.settled:
+		case <-ctx.Done():
+			return n.leaveGroup(ctx, g)
+		}
+	}
+	if g.ended == nil {
+		return g.index, g.err
 	}
 	select {
-	case <-r.ready:
-		return n.endRead(r)
+	case <-g.ended:
+		return g.index, g.err
 	case <-ctx.Done():
-		if !n.inbox.withdrawRead(&r.readWait) {
-			n.inbox.post(readLeft{&r.readWait})
-		}
-		return 0, contextError(ctx) // who knows whether it has ended meanwhile: it is not used again
+		return n.leaveGroup(ctx, g)
 	}
 }
 
-// endRead returns how a read has ended.
-func (n *Node) endRead(r *readCall) (Index, error) {
-	index, err := r.index, r.err
-	n.readers.Put(r)
-	return index, err
-}
-
-// readCall is a blocked caller that reads. Most reads end so soon that to look at ctx, which
-// many share, would be much of what they cost: their callers wait for the end alone, and
-// look at ctx once they are told that it takes a while.
-type readCall struct {
-	readWait
-	ready chan bool // true: it has ended; before that perhaps false: it takes a while
-	index Index     // written before the end, as is err
-	err   error
-}
-
-func newReadCall() any {
-	r := &readCall{ready: make(chan bool, 2)}
-	r.done = func(index Index, err error) {
-		r.index, r.err = index, err
-		r.ready <- true
+// leaveGroup ends a read of a group because its ctx has ended.
+func (n *Node) leaveGroup(ctx context.Context, g *readGroup) (Index, error) {
+	if n.inbox.leaveRead(g) {
+		n.inbox.post(readLeft{&g.readWait})
 	}
-	r.delayed = func() { r.ready <- false }
-	return r
+	return 0, contextError(ctx)
 }
