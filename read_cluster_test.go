@@ -116,6 +116,33 @@ func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
 	})
 }
 
+// R7: a node forgets readers that share a round once all of them have left.
+func TestR7ReadersWhoLeaveAreForgotten(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		for _, id := range []raft.NodeID{c.leader(), c.others(c.leader())[0]} {
+			c.network.Intercept(losesRounds)
+			ctx, cancel := context.WithCancel(t.Context())
+			var ends []<-chan outcome
+			for range 5 {
+				ends = append(ends, c.readLater(ctx, id, raft.ReadOptions{}))
+				synctest.Wait()
+			}
+			require.Equal(t, 1, c.node(id).WaitingReads(), "the first one: the others gather")
+			time.Sleep(5 * time.Millisecond) // after which those who wait are told
+			cancel()
+			for _, ended := range ends {
+				require.ErrorIs(t, receive(t, ended, "the end").err, context.Canceled)
+			}
+			synctest.Wait()
+			require.Zero(t, c.node(id).WaitingReads())
+			c.network.Intercept(nil)
+			time.Sleep(electionTimeout / 2) // the leader has made sure again that it leads
+		}
+	})
+}
+
 // R7: callers whose reads mostly end at once look at their ctx as soon as one does not:
 // whether its round or question is under way, it gathers for the next, or it comes later.
 func TestR7ReadersOfALostRoundLeaveWithTheirContext(t *testing.T) {

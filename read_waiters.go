@@ -25,45 +25,6 @@ type readWait struct {
 	left  bool // before that
 }
 
-// readGroup are readers of one level who wait for the same: the loop sees them as one.
-type readGroup struct {
-	readWait
-	settled chan struct{} // closed when they have ended, or are told that it takes a while
-	ended   chan struct{} // written before that: nil, or what is closed when they have ended
-	index   Index         // written before the end, as is err
-	err     error
-	told    bool // the loop's, once it is left for that, else guarded by the inbox's mu
-	members int  // who wait; guarded by the inbox's mu
-}
-
-// readGroups are groups by their level.
-type readGroups [ReadLocal]*readGroup
-
-func newReadGroup(level ReadLevel) *readGroup {
-	g := &readGroup{settled: make(chan struct{})}
-	g.options.Level, g.done, g.delayed = level, g.end, g.tell
-	return g
-}
-
-func (g *readGroup) end(index Index, err error) {
-	g.index, g.err = index, err
-	if g.ended != nil {
-		close(g.ended)
-		return
-	}
-	close(g.settled)
-}
-
-// tell tells the readers that it takes a while: they look at their ctx from now on.
-func (g *readGroup) tell() {
-	if g.told {
-		return
-	}
-	g.told = true
-	g.ended = make(chan struct{})
-	close(g.settled)
-}
-
 // forwardArrived: another member asks this one as its leader.
 type forwardArrived struct {
 	request *ForwardRequest
