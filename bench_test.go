@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,7 @@ import (
 func BenchmarkPropose(b *testing.B) {
 	transports := []struct {
 		name    string
-		connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)
+		connect func(b testing.TB, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)
 	}{
 		{"tcp", connectByTCP},
 		{"memory", connectInMemory},
@@ -37,7 +38,7 @@ func BenchmarkPropose(b *testing.B) {
 		}
 		b.Run(transport.name+"/outstanding=4096", func(b *testing.B) {
 			leader, _ := benchCluster(b, transport.connect)
-			measure(b, func() { proposeOutstanding(b, leader, 4096) })
+			measure(b, func() { proposeOutstanding(b, leader, 4096, b.N) })
 		})
 	}
 }
@@ -102,8 +103,22 @@ func share(b *testing.B, callers int, call func() error) {
 	group.Wait()
 }
 
-// proposeOutstanding keeps that many commands under way.
-func proposeOutstanding(b *testing.B, leader *raft.Node, outstanding int) {
+// An asynchronous command costs all three nodes together less than one allocation.
+func TestAsynchronousCommandsAllocateLittle(t *testing.T) {
+	leader, _ := benchCluster(t, connectByTCP)
+	const commands = 50_000
+	proposeOutstanding(t, leader, 4096, commands) // queues and buffers grow
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	proposeOutstanding(t, leader, 4096, commands)
+	runtime.ReadMemStats(&after)
+	each := float64(after.Mallocs-before.Mallocs) / commands
+	t.Logf("%.3f allocations for each command", each)
+	require.Less(t, each, 1.0)
+}
+
+// proposeOutstanding proposes commands and keeps that many under way.
+func proposeOutstanding(b testing.TB, leader *raft.Node, outstanding, commands int) {
 	tokens := make(chan struct{}, outstanding)
 	done := func(_ raft.Result, err error) {
 		if err != nil {
@@ -111,7 +126,7 @@ func proposeOutstanding(b *testing.B, leader *raft.Node, outstanding int) {
 		}
 		<-tokens
 	}
-	for range b.N {
+	for range commands {
 		tokens <- struct{}{}
 		leader.ProposeAsync(benchCommand, done)
 	}
@@ -121,7 +136,7 @@ func proposeOutstanding(b *testing.B, leader *raft.Node, outstanding int) {
 }
 
 // benchCluster runs three nodes until the benchmark ends, and returns two of them.
-func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)) (leader, follower *raft.Node) {
+func benchCluster(b testing.TB, connect func(b testing.TB, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport)) (leader, follower *raft.Node) {
 	raft.WithoutVerification(b)
 	ids := []raft.NodeID{"a", "b", "c"}
 	addresses, transports := connect(b, ids)
@@ -129,14 +144,14 @@ func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (m
 	for _, id := range ids {
 		config := raft.NewConfig(id, addresses[id], addresses)
 		config.Storage = raft.NewMemoryStorage()
-		config.ElectionTimeout = time.Second // busy cores are no reason for an election
 		node, err := raft.NewNode(config, new(counting), transports[id])
 		require.NoError(b, err)
 		nodes[id] = node
 		ended := make(chan error, 1)
-		go func() { ended <- node.Run(context.Background()) }()
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { ended <- node.Run(ctx) }()
 		b.Cleanup(func() {
-			require.NoError(b, node.Stop(context.Background()))
+			cancel() // nobody is to lead after this one
 			require.NoError(b, <-ended)
 		})
 	}
@@ -154,7 +169,7 @@ func benchCluster(b *testing.B, connect func(b *testing.B, ids []raft.NodeID) (m
 	return nil, nil
 }
 
-func connectInMemory(_ *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
+func connectInMemory(_ testing.TB, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
 	network := raft.NewMemoryNetwork()
 	addresses, transports := map[raft.NodeID]string{}, map[raft.NodeID]raft.Transport{}
 	for _, id := range ids {
@@ -163,7 +178,7 @@ func connectInMemory(_ *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, m
 	return addresses, transports
 }
 
-func connectByTCP(b *testing.B, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
+func connectByTCP(b testing.TB, ids []raft.NodeID) (map[raft.NodeID]string, map[raft.NodeID]raft.Transport) {
 	addresses, transports := map[raft.NodeID]string{}, map[raft.NodeID]raft.Transport{}
 	listeners := map[raft.NodeID]net.Listener{}
 	for _, id := range ids {

@@ -307,9 +307,10 @@ func (c *core) unknown(entries Entries) Entries {
 		for c.log.matches(r.first+Index(known), r.term) {
 			known++
 		}
-		if known > 0 {
-			_, r = r.split(known)
+		if known == 0 {
+			return Entries{entries.runs[i:]}
 		}
+		_, r = r.split(known)
 		return Entries{append([]run{r}, entries.runs[i+1:]...)}
 	}
 	return Entries{}
