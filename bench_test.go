@@ -103,7 +103,7 @@ func share(b *testing.B, callers int, call func() error) {
 	group.Wait()
 }
 
-// An asynchronous command costs all three nodes together less than one allocation.
+// An asynchronous command costs all three nodes together less than half an allocation.
 func TestAsynchronousCommandsAllocateLittle(t *testing.T) {
 	leader, _ := benchCluster(t, connectByTCP)
 	const commands = 50_000
@@ -114,7 +114,7 @@ func TestAsynchronousCommandsAllocateLittle(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	each := float64(after.Mallocs-before.Mallocs) / commands
 	t.Logf("%.3f allocations for each command", each)
-	require.Less(t, each, 1.0)
+	require.Less(t, each, 0.5)
 }
 
 // proposeOutstanding proposes commands and keeps that many under way.
@@ -144,6 +144,7 @@ func benchCluster(b testing.TB, connect func(b testing.TB, ids []raft.NodeID) (m
 	for _, id := range ids {
 		config := raft.NewConfig(id, addresses[id], addresses)
 		config.Storage = raft.NewMemoryStorage()
+		config.ElectionTimeout = time.Second // busy cores are no reason for an election
 		node, err := raft.NewNode(config, new(counting), transports[id])
 		require.NoError(b, err)
 		nodes[id] = node

@@ -164,13 +164,15 @@ func (q *inbox) joinRead(level ReadLevel) (g *readGroup, soon bool, err error) {
 	return g, !g.told, nil
 }
 
-// leaveRead takes a reader out of a group, and reports whether it was the last one of a
-// group that the loop has.
-func (q *inbox) leaveRead(g *readGroup) (last bool) {
+// leaveRead takes a reader out of a group, and reports false if the loop has it already.
+func (q *inbox) leaveRead(g *readGroup) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if g.taken {
+		return false
+	}
 	g.members--
-	return g.taken && g.members == 0
+	return true
 }
 
 // tellReads tells the groups that gather, and those that come before the loop takes them.

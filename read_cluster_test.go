@@ -116,6 +116,31 @@ func TestR7ReadersLeaveWithTheirContext(t *testing.T) {
 	})
 }
 
+// R7: a read whose ctx ends at the moment when it does is one or the other, as a whole.
+func TestR7ReadThatEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		leader := c.leader()
+		for range 300 {
+			index := c.status(leader).AppliedIndex + 1
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := c.readLater(ctx, leader, raft.ReadOptions{Level: raft.ReadLocal, MinIndex: index})
+			proposed := make(chan error, 1)
+			c.node(leader).ProposeAsync(nil, func(_ raft.Result, err error) {
+				cancel()
+				proposed <- err
+			})
+			require.NoError(t, <-proposed)
+			if o := <-ended; o.err == nil {
+				require.GreaterOrEqual(t, o.result.Index, index)
+			} else {
+				require.ErrorIs(t, o.err, context.Canceled)
+			}
+		}
+	})
+}
+
 // R7: a node forgets readers that share a round once all of them have left.
 func TestR7ReadersWhoLeaveAreForgotten(t *testing.T) {
 	t.Parallel()

@@ -588,6 +588,38 @@ func TestR3ReadersThatLeave(t *testing.T) {
 	r.requireIdle("b")
 }
 
+// R7: what is counted is who waits: those of a group that have left do not, and the group
+// goes with the last of them.
+func TestR7WhoLeavesAGroupIsNotCounted(t *testing.T) {
+	for _, id := range []NodeID{"a", "b"} {
+		r := newCluster(t, "a b c")
+		r.elect("a")
+		r.settle()
+		ends := 0
+		group := &readWait{others: 4, done: func(Index, error) { ends++ }}
+		r.do(id, group)
+		waiting := &r.node(id).driver.reads
+		require.Equal(t, 5, waiting.count)
+		r.do(id, readLeft{group}, readLeft{group})
+		require.Equal(t, 3, waiting.count)
+		require.Len(t, waiting.batches[0].waiting, 1)
+		r.do(id, readLeft{group}, readLeft{group})
+		r.do(id, readLeft{group})
+		require.Zero(t, waiting.count)
+		require.Empty(t, waiting.batches[0].waiting)
+		r.settle()
+		require.Zero(t, ends)
+		r.requireIdle(id)
+
+		group = &readWait{others: 4, done: func(Index, error) { ends++ }}
+		r.do(id, group)
+		r.do(id, readLeft{group})
+		r.settle()
+		require.Equal(t, 1, ends)
+		r.requireIdle(id)
+	}
+}
+
 // R2: a read of a follower of a leader that others have replaced is not confirmed, and
 // ends at once when the follower hears of another leader.
 func TestR2FollowerOfAPartitionedLeader(t *testing.T) {

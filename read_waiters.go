@@ -18,7 +18,7 @@ type readWait struct {
 	done    func(Index, error)
 	delayed func() // unless nil: called if it takes a while
 	remote  bool   // it is another member's, which waits itself until it has applied the index
-	others  int    // how many more readers it stands for
+	others  int    // how many more readers it stands for; the loop's, once that has it
 
 	// Guarded by the inbox's mu.
 	taken bool // it is with the loop now
@@ -86,15 +86,16 @@ type reads struct {
 	batches  []readBatch     // in order; only the last may not have begun
 	call     *ForwardRequest // the question about the first batch, if this node does not lead
 	applies  []appliedWait
-	count    int           // of all who wait
-	untold   bool          // some of them may not know that it takes a while
-	tellAt   time.Duration // when they are told; 0: that is not fixed yet
-	lastSize int           // of the last batch confirmed: what the next may need
-	left     map[*readWait]bool
+	count    int                  // of all who wait
+	untold   bool                 // some of them may not know that it takes a while
+	tellAt   time.Duration        // when they are told; 0: that is not fixed yet
+	lastSize int                  // of the last batch confirmed: what the next may need
+	left     map[*readWait]int    // how many do not wait for it any more
 	fresh    [ReadLocal]freshness // by level: of reads of that level, or a stricter one
 }
 
-// maxReads bounds the reads that wait, and likewise those that gather in the inbox.
+// maxReads bounds the reads that wait before others are taken in, and likewise those that
+// gather in the inbox, which are taken in together.
 const maxReads = 1 << 16
 
 // readDelay is after how long those who wait are told that it takes a while. A round of
@@ -109,7 +110,7 @@ func (d *driver) handleRead(now time.Duration, w *readWait) {
 	d.endStaleReads()
 	fresh := r.fresh[min(o.Level, ReadConfirmed)]
 	switch {
-	case r.count+w.others >= maxReads:
+	case r.count >= maxReads:
 		d.endWait(w.done, 0, errTooManyReads)
 	case o.Level == ReadLocal:
 		d.awaitApplied(w, 0)
@@ -400,9 +401,9 @@ func (d *driver) endReads(err error) {
 
 func (d *driver) handleReadLeft(e readLeft) {
 	if d.reads.left == nil {
-		d.reads.left = map[*readWait]bool{}
+		d.reads.left = map[*readWait]int{}
 	}
-	d.reads.left[e.wait] = true
+	d.reads.left[e.wait]++
 }
 
 // forgetLeft forgets those who do not wait any more, all together: many may leave at the
@@ -413,10 +414,10 @@ func (d *driver) forgetLeft() {
 		return
 	}
 	hasLeft := func(w *readWait) bool {
-		if r.left[w] {
-			r.count -= 1 + w.others
-		}
-		return r.left[w]
+		n := r.left[w]
+		r.count -= n
+		w.others -= n
+		return w.others < 0
 	}
 	for i, b := range r.batches {
 		r.batches[i].waiting = slices.DeleteFunc(b.waiting, hasLeft)

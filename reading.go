@@ -59,18 +59,19 @@ func (n *Node) Read(ctx context.Context, options ReadOptions) (Index, error) {
 }
 
 // readAlone reads what may end at another time than other reads.
-func (n *Node) readAlone(ctx context.Context, options ReadOptions) (index Index, err error) {
-	ended := make(chan struct{})
-	w := &readWait{options: options, done: func(i Index, e error) {
-		index, err = i, e
-		close(ended)
-	}}
+func (n *Node) readAlone(ctx context.Context, options ReadOptions) (Index, error) {
+	type end struct {
+		index Index
+		err   error
+	}
+	ended := make(chan end, 1)
+	w := &readWait{options: options, done: func(index Index, err error) { ended <- end{index, err} }}
 	if err := n.inbox.enqueueRead(w); err != nil {
 		return 0, err
 	}
 	select {
-	case <-ended:
-		return index, err
+	case e := <-ended:
+		return e.index, e.err
 	case <-ctx.Done():
 		if !n.inbox.withdrawRead(w) {
 			n.inbox.post(readLeft{w})
@@ -109,7 +110,7 @@ func (n *Node) readTogether(ctx context.Context, level ReadLevel) (Index, error)
 
 // leaveGroup ends a read of a group because its ctx has ended.
 func (n *Node) leaveGroup(ctx context.Context, g *readGroup) (Index, error) {
-	if n.inbox.leaveRead(g) {
+	if !n.inbox.leaveRead(g) {
 		n.inbox.post(readLeft{&g.readWait})
 	}
 	return 0, contextError(ctx)
@@ -123,7 +124,7 @@ type readGroup struct {
 	index   Index         // written before the end, as is err
 	err     error
 	told    bool // the loop's, once it is left for that, else guarded by the inbox's mu
-	members int  // who wait; guarded by the inbox's mu
+	members int  // who wait, until the loop has it; guarded by the inbox's mu
 }
 
 // readGroups are groups by their level.

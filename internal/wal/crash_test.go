@@ -159,7 +159,7 @@ func (c *crasher) crashInRecovery(disk *vfs.Memory, at string) {
 	})
 	log, _, err := Open(c.over(disk), "log", c.options)
 	require.NoError(c.t, err, at)
-	require.NoError(c.t, log.release(true))
+	require.NoError(c.t, log.release())
 }
 
 // workload is 200 steps with many rotations. The first few are of all kinds.

@@ -186,9 +186,8 @@ func (l *Log) takeSpare(number uint64, size int64) (s spare, err error) {
 	return s, nil
 }
 
-// dropSpares closes all spares, and removes them, once nothing in the background
-// makes more.
-func (l *Log) dropSpares(remove bool) error {
+// dropSpares removes all spares, once nothing in the background makes more.
+func (l *Log) dropSpares() error {
 	spares := l.used
 	if l.spare != nil {
 		spares = append(spares, <-l.spare)
@@ -196,12 +195,8 @@ func (l *Log) dropSpares(remove bool) error {
 	l.used, l.spare = nil, nil
 	var err error
 	for _, s := range spares {
-		if s.file == nil {
-			continue
-		}
-		err = errors.Join(err, s.file.Close())
-		if remove {
-			err = errors.Join(err, l.fs.Remove(s.name))
+		if s.file != nil {
+			err = errors.Join(err, s.file.Close(), l.fs.Remove(s.name))
 		}
 	}
 	return err

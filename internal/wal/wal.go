@@ -130,7 +130,7 @@ func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 	}
 	l := &Log{fs: fs, dir: dir, options: options, lock: lock, next: 1}
 	if err := l.open(); err != nil {
-		return nil, Contents{}, errors.Join(err, l.release(true))
+		return nil, Contents{}, errors.Join(err, l.release())
 	}
 	return l, l.Contents(), nil
 }
@@ -297,21 +297,20 @@ func (l *Log) active() *segment { return l.index.segments[len(l.index.segments)-
 // of an Append before.
 func (l *Log) Close() error {
 	err := l.usable()
-	healthy := err == nil
-	if healthy {
+	if err == nil {
 		l.records = records{runs: l.records.runs[:0]}
 		l.pieces = append(l.pieces[:0], nil)
 		err = l.write(&l.records)
 	}
 	l.failed = errClosed
-	return errors.Join(err, l.release(healthy))
+	return errors.Join(err, l.release())
 }
 
 // Abandon lets go of the directory without a word in the log, for a caller that
 // has found that it is not its own.
 func (l *Log) Abandon() error {
 	l.failed = errClosed
-	return l.release(true)
+	return l.release()
 }
 
 var (
@@ -319,11 +318,10 @@ var (
 	errReadOnly = errors.New("the log was opened to be read only")
 )
 
-// release ends what runs in the background, and closes everything. Spares are
-// removed unless the disk is to be left alone: the next start does that, too.
-func (l *Log) release(tidy bool) error {
+// release ends what runs in the background, and closes everything.
+func (l *Log) release() error {
 	l.background.Wait()
-	err := l.dropSpares(tidy)
+	err := l.dropSpares()
 	for _, s := range append(l.removals, l.index.segments...) {
 		s.use.Lock()
 		err = errors.Join(err, s.file.Close())
