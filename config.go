@@ -48,8 +48,9 @@ type Config struct {
 
 	// SegmentBytes is the size of the files that the log in DataDir consists of.
 	// Space is reserved, and comes back, in such pieces, and one is always in
-	// reserve. Up to two that are not needed any more are kept, since syncs are
-	// faster where a disk was written before. Default 64 MiB, at least 64 KiB, at most 1 GiB.
+	// reserve. Up to two that are not needed any more are kept while the node runs,
+	// since syncs are faster where a disk was written before. Default 64 MiB, at
+	// least 64 KiB, at most 1 GiB.
 	SegmentBytes int
 
 	// Storage keeps term, vote and log instead of DataDir, for tests such as with

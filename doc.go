@@ -126,9 +126,11 @@
 // heartbeats and votes never wait behind entries.
 //
 // Reads gather in the inbox while a round of heartbeats is under way for others, and share
-// the next. Their callers wait for the end alone, and look at ctx once the loop has told them
-// that it takes a while. With a lease that holds, readers do not meet the loop at all: it shows them the
-// lease (lease_view.go) before anything leaves that could end it.
+// the next. Those that want the same are a group, which is one read for the loop and ends
+// by the closing of one channel. Their callers wait for that alone, and look at ctx once the
+// loop has told them that it takes a while. With a lease that holds, readers do not meet the
+// loop at all: it shows them the lease (lease_view.go) before anything leaves that could
+// end it.
 //
 // The inbox (inbox.go) is shared by everybody, under a lock that is held for a
 // slice swap or for copying one command. The goroutine of a caller encodes its

@@ -49,7 +49,7 @@ func TestR6LeaseViewWaitsForTheStateMachine(t *testing.T) {
 
 // A read costs nothing but its part of a round: of no goroutine, no memory, and with a
 // lease not even the loop, which does not turn here.
-func TestReadsAllocateNothing(t *testing.T) {
+func TestReadsAllocateLittle(t *testing.T) {
 	l := newStoppedLoop(t)
 	n := l.node
 	n.lease.show(time.Hour, 7)
@@ -89,6 +89,6 @@ func TestReadsAllocateNothing(t *testing.T) {
 			require.NoError(t, err)
 		}
 		events = q.take(events, 0, true).events
-	}), 4.0, "256 readers on the way to the loop")
+	}), 4.0, "a group of readers, however many, on the way to the loop")
 	l.shutDown(nil)
 }

@@ -163,7 +163,6 @@ func TestR7ReadersWhoLeaveAreForgotten(t *testing.T) {
 			synctest.Wait()
 			require.Zero(t, c.node(id).WaitingReads())
 			c.network.Intercept(nil)
-			time.Sleep(electionTimeout / 2) // the leader has made sure again that it leads
 		}
 	})
 }

@@ -183,7 +183,7 @@ func serveInBackground(t *testing.T, o options) (out *safeBuffer, stop func()) {
 	ended := make(chan error, 1)
 	go func() {
 		err := serve(ctx, o, zap.NewNop(), out)
-		for end := time.Now().Add(patience); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+		for end := time.Now().Add(patience); errors.Is(err, syscall.EADDRINUSE) && ctx.Err() == nil && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond) // a process that is just being started has copies of the sockets that were closed last
 			err = serve(ctx, o, zap.NewNop(), out)
 		}

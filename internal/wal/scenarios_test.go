@@ -331,6 +331,8 @@ func TestD10NoSpaceForTheSpare(t *testing.T) {
 	}
 	failed := <-log.spare // the background has given up
 	require.Nil(t, failed.file)
+	_, err = log.findSpare(2)
+	require.ErrorIs(t, err, vfs.ErrNoSpace)
 	log.spare <- failed
 	require.Len(t, segmentsOf(disk.Files()), 1)
 	disk.SetCapacity(0)
