@@ -104,7 +104,8 @@ func TestReadmeChangesTheMembers(t *testing.T) {
 	// a comes back with the data that it has.
 	start("a", "-join", "-raft", addresses[0], "-http", addresses[1])
 	path := "/members?id=a&raft=" + addresses[0] + "&http=" + addresses[1]
-	require.Equal(t, 200, do(t, curl, addresses[3], "POST", path, "").code)
+	r := do(t, curl, addresses[3], "POST", path, "")
+	require.Equal(t, 200, r.code, r.body)
 	for path, code := range map[string]int{
 		"id=a&raft=host:1&http=host:2":               409, // at another address
 		"id=e&raft=host:1&http=host:2&replace=x":     404,

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -277,11 +278,7 @@ func (r *recovery) examineRest(s *segment) error {
 		if pos+int64(n) < s.size {
 			n -= headBytes // a head that begins in there is looked at with what follows
 		}
-		for i := 0; i < n; i += 8 {
-			word := b[i:min(i+8, len(b))]
-			if isZero(word) {
-				continue
-			}
+		for i := nextHead(b, 0); i < n; i = nextHead(b, i+1) {
 			if h, ok := decodeHead(b[i:], s.salt, pos+int64(i)); ok && h.syncedThrough >= r.log.next {
 				return vfs.Corruptf(s.name, r.end, "batch %d is damaged, and was durable when batch %d was written", r.log.next, h.number)
 			}
@@ -291,17 +288,14 @@ func (r *recovery) examineRest(s *segment) error {
 	return nil
 }
 
-// isZero reports whether the bytes, at most eight, are all 0.
-func isZero(word []byte) bool {
-	if len(word) == 8 {
-		return binary.NativeEndian.Uint64(word) == 0
+// nextHead returns where the head of a batch may begin, at from or behind it: most of a
+// file that has just been begun is empty.
+func nextHead(b []byte, from int) int {
+	i := bytes.Index(b[from:], binary.BigEndian.AppendUint32(nil, batchMagic))
+	if i < 0 {
+		return len(b)
 	}
-	for _, b := range word {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
+	return from + i
 }
 
 // repair makes durable what was found, since it counts from now on, and removes
