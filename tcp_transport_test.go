@@ -275,8 +275,8 @@ func throughProxy(t *testing.T, a, b *tcpNode) *tcpProxy {
 	return proxy
 }
 
-// N1
-func TestTCPHeartbeatsPassStuckBulk(t *testing.T) {
+// Bulk that is stuck holds up no heartbeat.
+func TestN1TCPHeartbeatsPassStuckBulk(t *testing.T) {
 	a, b := startTCPPair(t, 2*time.Second)
 	throughProxy(t, a, b).rate.Store(1 << 20)
 	stream, events := openTestStream(a.transportNode, b.id)
@@ -420,8 +420,8 @@ func TestN4TCPContactSoonAfterHealing(t *testing.T) {
 	assert.NoError(t, a.beat(t, b))
 }
 
-// N6: a peer that accepts and never answers costs a timeout, no more.
-func TestTCPPeerThatNeverAnswers(t *testing.T) {
+// A peer that accepts and never answers costs a timeout, no more.
+func TestN6TCPPeerThatNeverAnswers(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	a, b := startTCPPair(t, timeout)
 	proxy := throughProxy(t, a, b)
@@ -517,8 +517,8 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// N10: what an old connection still held is not sent again on a new one.
-func TestTCPNothingIsResent(t *testing.T) {
+// What an old connection still held is not sent again on a new one.
+func TestN10TCPNothingIsResent(t *testing.T) {
 	a, b := startTCPPair(t, time.Second)
 	proxy := throughProxy(t, a, b)
 	var mu sync.Mutex
@@ -794,8 +794,8 @@ func rawFrame(t *testing.T, kind, id uint64, message []byte) []byte {
 	return frame
 }
 
-// W4
-func TestTCPMalformedFrames(t *testing.T) {
+// What no peer sends ends the connection.
+func TestW4TCPMalformedFrames(t *testing.T) {
 	_, b := startTCPPair(t, 250*time.Millisecond)
 	random := make([]byte, 4096)
 	rand.Read(random)
@@ -831,8 +831,8 @@ func TestTCPMalformedFrames(t *testing.T) {
 	assert.LessOrEqual(t, b.logs.Len(), 2, "one line a minute, for the peer with a name and for those without")
 }
 
-// W4: a length that is claimed and does not come takes 4 MiB, and ends in time.
-func TestTCPClaimedLengthsTakeLittleMemory(t *testing.T) {
+// A length that is claimed and does not come takes 4 MiB, and ends in time.
+func TestW4TCPClaimedLengthsTakeLittleMemory(t *testing.T) {
 	const peers = 8
 	_, b := startTCPPair(t, 300*time.Millisecond)
 	var before, after runtime.MemStats
@@ -852,8 +852,8 @@ func TestTCPClaimedLengthsTakeLittleMemory(t *testing.T) {
 	eventually(t, func() bool { return b.tcp.Stats().ReceivedBytes == 0 }, "the budget to be free")
 }
 
-// W4: one byte at a time keeps neither a handshake nor a frame open.
-func TestTCPSlowLoris(t *testing.T) {
+// One byte at a time keeps neither a handshake nor a frame open.
+func TestW4TCPSlowLoris(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	_, b := startTCPPair(t, timeout)
 	hello := helloFor(b, wire.PurposeControl)
@@ -992,8 +992,8 @@ func TestReportLimiter(t *testing.T) {
 	assert.True(t, r.allow("new", start.Add(2*reportInterval)))
 }
 
-// V1
-func TestTCPVersions(t *testing.T) {
+// Later versions find one that both speak, unknown kinds are refused, and nothing in common ends the connection.
+func TestV1TCPVersions(t *testing.T) {
 	_, b := startTCPPair(t, time.Second)
 	hello := helloFor(b, wire.PurposeControl)
 	hello.MaxVersion = 7
@@ -1164,7 +1164,7 @@ func TestTCPWithTLSWithoutConfig(t *testing.T) {
 	assert.Error(t, err, "the listener is the transport's, and closed")
 }
 
-func TestTCPTLSAgainstPlain(t *testing.T) {
+func TestW4TCPTLSAgainstPlain(t *testing.T) {
 	first, second := newTCPPair(t, 2*time.Second)
 	second.Transport.Close()
 	listener := listen(t)
