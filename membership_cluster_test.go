@@ -2,6 +2,7 @@ package raft_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -474,5 +475,107 @@ func TestM11NewcomerThatIsNotPromoted(t *testing.T) {
 		c.network.Isolate(leader)
 		requireUnknown(t, <-ended)
 		c.network.Heal()
+	})
+}
+
+// A2: whoever waits for a change of the members, or for another leader, is told when
+// leadership is lost and when the node stops.
+func TestA2WaitsForChangesEnd(t *testing.T) {
+	t.Parallel()
+	ends := map[string]func(*cluster, raft.NodeID){
+		"quorum lost": func(*cluster, raft.NodeID) {},
+		"stopped":     (*cluster).stop,
+		"killed":      (*cluster).kill,
+	}
+	for name, end := range ends {
+		for _, call := range waitingCalls {
+			switch call.name {
+			case "AddVoter", "AddLearner", "RemoveMember", "ChangeMembers", "TransferLeadership", "OpenSession", "ReadIndex":
+			default:
+				continue // none of the majority
+			}
+			t.Run(name+"/"+call.name, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					c := startCluster(t, 3, clusterOptions{})
+					leader := c.leader()
+					node := c.node(leader)
+					c.network.Isolate(leader)
+					ended := make(chan error, 1)
+					go func() { ended <- call.call(context.Background(), node) }()
+					synctest.Wait()
+					require.Empty(t, ended)
+					began := time.Now()
+					end(c, leader)
+					time.Sleep(electionTimeout + time.Second - time.Since(began))
+					err := receive(t, ended, "the end of the call")
+					require.Error(t, err)
+					require.False(t, errors.Is(err, raft.ErrNotAccepted) && errors.Is(err, raft.ErrOutcomeUnknown), "%v", err)
+				})
+			})
+		}
+	}
+}
+
+// A2: commands that are proposed to a leader while it is taken out end, each in one way.
+func TestA2ProposalsToALeaderThatIsRemoved(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		const each = 500
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		node := c.node(leader)
+		c.network.Delay("", "", heartbeat/20, heartbeat/10)
+		removed := make(chan error, 1)
+		go func() { removed <- node.RemoveMember(context.Background(), leader) }()
+		outcomes := make(chan error, 2*each)
+		for range each {
+			go func() { outcomes <- propose(context.Background(), node) }()
+			go func() { outcomes <- proposeAsync(context.Background(), node) }()
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, receive(t, removed, "the end of the change"))
+		c.awaitEnd(leader)
+		time.Sleep(electionTimeout + time.Second)
+		require.Len(t, outcomes, cap(outcomes))
+		succeeded, unknown := 0, 0
+		for range cap(outcomes) {
+			switch err := <-outcomes; {
+			case err == nil:
+				succeeded++
+			case errors.Is(err, raft.ErrOutcomeUnknown):
+				requireUnknown(t, err)
+				unknown++
+			default:
+				requireRefused(t, err)
+			}
+		}
+		require.Positive(t, succeeded)
+		require.Less(t, succeeded+unknown, cap(outcomes))
+		c.buried(c.members[leader])
+		applied := len(c.equal())
+		require.GreaterOrEqual(t, applied, succeeded)
+		require.LessOrEqual(t, applied, succeeded+unknown)
+	})
+}
+
+// N6: a peer that never answers holds up neither changes of the members nor a transfer.
+func TestN6ChangesBesideAPeerThatNeverAnswers(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		mute, next := c.others(leader)[0], c.others(leader)[1]
+		c.network.Drop(mute, "", 1)
+		c.steady(leader, 2*electionTimeout, "with a mute peer")
+		began := time.Now()
+		require.NoError(t, c.node(leader).TransferLeadership(within(t), next))
+		require.NoError(t, c.node(next).RemoveMember(within(t), mute))
+		c.join("d")
+		c.network.Drop("d", "", 1)
+		require.NoError(t, c.node(next).AddLearner(within(t), newMember("d")))
+		c.propose(next, "beside two mute peers")
+		require.NoError(t, c.node(next).RemoveMember(within(t), "d"))
+		require.Less(t, time.Since(began), electionTimeout)
+		require.True(t, c.isLeader(next))
 	})
 }

@@ -342,6 +342,50 @@ func proposeAsync(ctx context.Context, n *raft.Node) error {
 	}
 }
 
+// waitingCalls calls what may have to wait, beside proposals.
+var waitingCalls = []call{
+	{"ReadIndex", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.ReadIndex(ctx)
+		return err
+	}},
+	{"Read", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.Read(ctx, raft.ReadOptions{Level: raft.ReadLocal})
+		return err
+	}},
+	{"Resolve", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.Resolve(ctx, 1, 1)
+		return err
+	}},
+	{"TakeSnapshot", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.TakeSnapshot(ctx)
+		return err
+	}},
+	{"AddVoter", func(ctx context.Context, n *raft.Node) error { return n.AddVoter(ctx, newMember("x")) }},
+	{"AddLearner", func(ctx context.Context, n *raft.Node) error { return n.AddLearner(ctx, newMember("x")) }},
+	{"RemoveMember", func(ctx context.Context, n *raft.Node) error { return n.RemoveMember(ctx, "a") }},
+	{"ChangeMembers", func(ctx context.Context, n *raft.Node) error {
+		m := newMember("x")
+		m.Role = raft.Learner
+		_, err := n.ChangeMembers(ctx, 0, raft.MemberChange{Kind: raft.ChangeAdd, Member: m})
+		return err
+	}},
+	{"TransferLeadership", func(ctx context.Context, n *raft.Node) error { return n.TransferLeadership(ctx, "") }},
+	{"OpenSession", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.OpenSession(ctx)
+		return err
+	}},
+	{"ProposeInSession", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.ProposeInSession(ctx, raft.SessionPlace{Session: 1, Sequence: 1, FirstAwaited: 1}, []byte("x"))
+		return err
+	}},
+	{"CloseSession", func(ctx context.Context, n *raft.Node) error { return n.CloseSession(ctx, 1) }},
+}
+
+// publicCalls calls every public method that may have to wait, and the handlers.
+func publicCalls() []call {
+	return slices.Concat([]call{{"Propose", propose}, {"ProposeAsync", proposeAsync}}, waitingCalls, handlers)
+}
+
 // handlers calls everything that a transport calls.
 var handlers = []call{
 	{"HandleVote", func(ctx context.Context, n *raft.Node) error {
@@ -417,8 +461,7 @@ func TestA5CallsAfterStopEndAtOnce(t *testing.T) {
 		c.propose("a", "x")
 		c.stop("a")
 		began := time.Now()
-		stopped := append([]call{{"Propose", propose}, {"ProposeAsync", proposeAsync}}, handlers...)
-		for _, call := range stopped {
+		for _, call := range publicCalls() {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			require.ErrorIs(t, call.call(ctx, node), raft.ErrStopped, call.name)
 			cancel()
@@ -455,7 +498,7 @@ func TestA5CallsDuringStop(t *testing.T) {
 		require.ErrorIs(t, node.Stop(ctx), context.DeadlineExceeded, "a second Stop waits too")
 		requireUnknown(t, receive(t, pending, "the outcome").err)
 		began := time.Now()
-		for _, call := range append([]call{{"Propose", propose}, {"ProposeAsync", proposeAsync}}, handlers...) {
+		for _, call := range publicCalls() {
 			require.ErrorIs(t, call.call(t.Context(), node), raft.ErrStopped, call.name)
 		}
 		require.Contains(t, node.Status().Reason, "stopped")
@@ -702,6 +745,35 @@ func TestA11ProposalsIntoTheVoid(t *testing.T) {
 		require.ErrorAs(t, err, &elsewhere)
 		require.Empty(t, elsewhere.Leader)
 		c.network.Heal()
+	})
+}
+
+// A11: who does not vote takes no commands either, and who was taken out says so.
+func TestA11LearnersAndRemovedMembersTakeNothing(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{ended: dismissed})
+		leader := c.leader()
+		c.join("d")
+		require.NoError(t, c.node(leader).AddLearner(within(t), newMember("d")))
+		c.eventually(soon, "the learner follows", func() bool { return c.status("d").Leader == leader })
+		for _, way := range []func(context.Context, *raft.Node) error{propose, proposeAsync} {
+			err := way(t.Context(), c.node("d"))
+			requireRefused(t, err)
+			var elsewhere *raft.NotLeaderError
+			require.ErrorAs(t, err, &elsewhere)
+			require.Equal(t, raft.NotLeaderError{Leader: leader, Address: addressOf(leader)}, *elsewhere)
+		}
+		require.NoError(t, c.node(leader).RemoveMember(within(t), "d"))
+		c.awaitEnd("d")
+		for _, way := range []func(context.Context, *raft.Node) error{propose, proposeAsync} {
+			err := way(t.Context(), c.node("d"))
+			requireRefused(t, err)
+			require.ErrorIs(t, err, raft.ErrStopped)
+			require.ErrorContains(t, err, raft.ErrRemoved.Error())
+		}
+		c.buried(c.members["d"])
+		require.Empty(t, c.equal())
 	})
 }
 
