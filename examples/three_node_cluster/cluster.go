@@ -73,6 +73,7 @@ type cluster struct {
 type member struct {
 	node    *raft.Node
 	journal *journal
+	crash   context.CancelFunc // ends it abruptly
 }
 
 func newCluster(peers map[raft.NodeID]string, dir string, log *zap.Logger) *cluster {
@@ -118,21 +119,34 @@ func (c *cluster) start(id raft.NodeID) error {
 	config.SegmentBytes = 1 << 20 // reserved twice for each node: a tour needs little
 	config.TrailingEntries = 1    // kept behind a snapshot
 	config.Logger = c.nodeLog.Named(string(id))
-	m := &member{journal: new(journal)}
+	life, crash := context.WithCancel(context.Background())
+	m := &member{journal: new(journal), crash: crash}
 	transport := raft.NewTCPTransport(c.peers, transportTimeout, raft.WithListener(listener))
 	if m.node, err = raft.NewNode(config, m.journal, transport); err != nil {
+		crash()
 		listener.Close()
 		return err
 	}
 	c.members[id] = m
-	go m.node.Run(context.Background()) // until Stop, which tells how it ended
+	go m.node.Run(life) // until stop or crash, which tell how it ended
 	return nil
 }
 
-// stop ends a node and waits until it has ended.
+// crash ends a node without a word to the others, and waits until it has ended. Its
+// data directory can be opened again then.
+func (c *cluster) crash(id raft.NodeID) error {
+	m := c.members[id]
+	delete(c.members, id)
+	m.crash()
+	<-m.node.Done()
+	return m.node.Err()
+}
+
+// stop ends a node in good order and waits until it has ended.
 func (c *cluster) stop(ctx context.Context, id raft.NodeID) error {
 	m := c.members[id]
 	delete(c.members, id)
+	defer m.crash()
 	return errors.Join(m.node.Stop(ctx), m.node.Err())
 }
 

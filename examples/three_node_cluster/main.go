@@ -164,9 +164,10 @@ committed once it is on the disks of two nodes, and then applied by all three.`,
 		return err
 	}
 
-	s.step(ctx, `Now the leader, %s, stops. Two nodes of three are still a majority: when they
-have heard nothing for an election timeout, they elect another leader.`, leader)
-	if err := s.stop(ctx, leader); err != nil {
+	s.step(ctx, `Now the leader, %s, stops, without a word to the others. Two nodes of three are
+still a majority: when they have heard nothing for an election timeout, they elect
+another leader.`, leader)
+	if err := s.crash(leader); err != nil {
 		return err
 	}
 	next, err := s.awaitLeader(ctx, s.other(leader), leader)

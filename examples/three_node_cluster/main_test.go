@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ func TestTour(t *testing.T) {
 	} {
 		require.Contains(t, out.String(), line)
 	}
+	_, loss, _ := strings.Cut(out.String(), "Now the leader")
+	loss, _, _ = strings.Cut(loss, "leads now")
+	require.Contains(t, loss, "no leader was heard from for a whole election wait", "the story says that the others wait for that")
 }
 
 func TestGoesOnUntilItIsStopped(t *testing.T) {
