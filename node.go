@@ -484,7 +484,7 @@ func (n *Node) openStorage() (Storage, error) {
 		return n.config.Storage, nil
 	}
 	return openDiskStorage(vfs.OS(), filepath.ToSlash(n.config.DataDir), wal.Options{
-		SegmentBytes: int64(n.config.SegmentBytes), MustExist: n.config.RequireExisting,
+		SegmentBytes: int64(n.config.SegmentBytes), MustExist: n.config.RequireExisting, Prewrite: true,
 	})
 }
 

@@ -55,7 +55,7 @@ func (c *crasher) run(steps []step) int {
 		return nil
 	})
 	options := inline(c.options.SegmentBytes) // with random numbers of its own
-	options.Inline = !c.background
+	options.Inline, options.Prewrite = !c.background, c.options.Prewrite
 	c.now("open", c.acked, c.pending)
 	log, _, err := Open(fs, "log", options)
 	require.NoError(c.t, err)

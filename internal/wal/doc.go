@@ -36,8 +36,10 @@
 // one has a successor.
 //
 // The files of up to two removed segments become spares, too: a sync takes less time
-// where the disk was written before. So behind its batches a segment holds zeros, or
-// whatever its file held before.
+// where the disk was written before. For the same reason zeros may be written behind a
+// batch in a new file, as a part of the same write, for as many bytes as its segment has
+// by then, up to half a MiB: what follows goes there. So behind its batches a segment
+// holds zeros, or whatever its file held before.
 //
 // All numbers are big endian. Checksums are CRC-32C.
 //

@@ -29,6 +29,11 @@ type segment struct {
 	name string
 	file vfs.File
 	end  uint64 // the last index of the log as of this segment's last entry
+
+	// written is up to where the disk was written before, as far as is known; of the
+	// goroutine that appends.
+	written int64
+
 	// spans are the runs of entries that this segment holds, without those that
 	// later ones have replaced, in order.
 	spans []span

@@ -72,7 +72,7 @@ func (l *Log) addSegment(number uint64, room int64) error {
 	if err != nil {
 		return err
 	}
-	s := &segment{header: h, name: l.path(fileName(number, segmentSuffix)), file: spare.file, end: h.base.last.Index}
+	s := &segment{header: h, name: l.path(fileName(number, segmentSuffix)), file: spare.file, end: h.base.last.Index, written: spare.written}
 	if err := l.establish(s, spare.name); err != nil {
 		return errors.Join(err, spare.file.Close())
 	}
@@ -115,8 +115,9 @@ func (l *Log) seal(s *segment, offset int64) error {
 
 // spare is a file for a later segment. What it holds does not matter.
 type spare struct {
-	name string
-	file vfs.File // nil: there is none
+	name    string
+	file    vfs.File // nil: there is none
+	written int64    // so much of it was written, at some time
 }
 
 // startSpare has a file for the next segment got ready in the background.
@@ -152,7 +153,7 @@ func (l *Log) findSpare(number uint64) (spare, error) {
 	if err != nil {
 		return spare{}, errors.Join(err, file.Close(), l.fs.Remove(name))
 	}
-	return spare{name, file}, nil
+	return spare{name, file, 0}, nil
 }
 
 // takeUsed returns the file of a removed segment.
@@ -271,6 +272,6 @@ func (l *Log) removeOne(s *segment, keep bool) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.used = append(l.used, spare{name, s.file})
+	l.used = append(l.used, spare{name, s.file, s.size})
 	return nil
 }

@@ -63,6 +63,10 @@ type Options struct {
 	// nothing there.
 	MustExist bool
 
+	// Prewrite has zeros written behind a batch where nothing was written before, for many
+	// batches at once. A sync takes up to twice as long where space is only reserved.
+	Prewrite bool
+
 	// ReadOnly has a log read and checked, and nothing changed: what a crash has
 	// left behind stays, and Append fails. Like MustExist it makes no log.
 	ReadOnly bool
@@ -258,7 +262,7 @@ func (l *Log) write(r *records) error {
 	s := l.active()
 	sum := h.encode(l.buffer, s.salt, l.position)
 	l.pieces[0] = l.buffer
-	l.pieces = append(l.pieces, padding[:h.length()-int64(len(l.buffer))-bodies])
+	l.pieces = append(l.pieces, zeros[:h.length()-int64(len(l.buffer))-bodies], l.ahead(s, l.position+h.length()))
 	if err := l.put(s, l.position); err != nil {
 		return l.fail(err)
 	}
@@ -271,7 +275,26 @@ func (l *Log) write(r *records) error {
 	return nil
 }
 
-var padding [7]byte
+// zeros are what no batch has written.
+var zeros [512 << 10]byte
+
+// largeBatch is what gains little where the disk was written before.
+const largeBatch = 64 << 10
+
+// ahead returns the zeros that are to be written behind a batch that ends there, so that
+// later ones are where the disk was written before. A large batch gains less than they
+// cost, and so does a log that stays small.
+func (l *Log) ahead(s *segment, end int64) []byte {
+	if end <= s.written {
+		return nil
+	}
+	n := int64(0)
+	if l.options.Prewrite && end-l.position < largeBatch {
+		n = min(max(end, largeBatch), int64(len(zeros)), s.size-end)
+	}
+	s.written = end + n
+	return zeros[:n]
+}
 
 // put writes the pieces and syncs them.
 func (l *Log) put(s *segment, offset int64) error {
