@@ -36,7 +36,7 @@ func usageNow(dir string) usage {
 
 // usage adds what has been used for so many operations.
 func (s samples) usage(from, to usage, operations uint64) {
-	seconds, n := to.at.Sub(from.at).Seconds(), float64(max(operations, 1))
+	seconds, n := to.at.Sub(from.at).Seconds(), float64(operations)
 	s.add(rate, n/seconds)
 	s.add(cpuMicros, float64((to.cpu-from.cpu).Microseconds())/n)
 	s.add(allocations, float64(to.mallocs-from.mallocs)/n)
