@@ -76,12 +76,12 @@ func linesNamed(m metric, digits int, k kind, label string) []line {
 
 // write writes the lines of which something was measured; no table, if there are none.
 func (t table) write(w io.Writer, rs results) {
-	measured := slices.DeleteFunc(slices.Clone(t.lines), func(l line) bool { return !slices.ContainsFunc(peers, l.isMeasured(rs)) })
+	measured := slices.DeleteFunc(slices.Clone(t.lines), func(l line) bool { return len(rs.measured(l.row.name(), l.metric, peers)) == 0 })
 	if len(measured) == 0 {
 		return
 	}
 	columns := slices.DeleteFunc(slices.Clone(peers), func(p peer) bool {
-		return !slices.ContainsFunc(measured, func(l line) bool { return l.isMeasured(rs)(p) })
+		return !slices.ContainsFunc(measured, func(l line) bool { return len(rs.values(l.row.name(), p.name, l.metric)) > 0 })
 	})
 	head := []string{t.head}
 	for _, p := range columns {
@@ -91,13 +91,6 @@ func (t table) write(w io.Writer, rs results) {
 	fmt.Fprintf(w, "\n%s:\n\n| %s |\n|---|%s\n", t.title, strings.Join(head, " | "), strings.Repeat("---:|", len(head)-1))
 	for _, l := range measured {
 		l.write(w, rs, columns)
-	}
-}
-
-func (l line) isMeasured(rs results) func(peer) bool {
-	return func(p peer) bool {
-		_, ok := rs.median(l.row.name(), p.name, l.metric)
-		return ok
 	}
 }
 
