@@ -93,12 +93,12 @@ func TestReadmeIsUpdatedBetweenMarkers(t *testing.T) {
 		require.NoError(t, appendResult(resultsFile(root), r))
 	}
 
-	require.NoError(t, os.WriteFile(readme, []byte("before\n"+beginMark+"\nold\n"+endMark+"\nafter\n"), 0o644))
+	require.NoError(t, os.WriteFile(readme, []byte("before\n"+beginMark+"\nstale\n"+endMark+"\nafter\n"), 0o644))
 	require.NoError(t, writeReport(root, readme))
 	once, err := os.ReadFile(readme)
 	require.NoError(t, err)
 	require.Regexp(t, `(?s)^before\n`+beginMark+`\n.*!\[.*\]\(internal/bench/commands.svg\).*The best library is bold.*12,345.*\(internal/bench/report.md\).*\n`+endMark+`\nafter\n$`, string(once))
-	require.NotContains(t, string(once), "old")
+	require.NotContains(t, string(once), "stale")
 	require.FileExists(t, "commands.svg")
 	require.FileExists(t, "report.md")
 
