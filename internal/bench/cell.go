@@ -80,7 +80,7 @@ func (t task) steady(ctx context.Context, p peer, s samples) error {
 	if err := errors.Join(l.run(s), stop()); err != nil {
 		return err
 	}
-	s.add(peakMemory, memory("VmHWM"))
+	s.memory(peakMemory, "VmHWM")
 	if _, err := t.settle(ctx, c); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (t task) restart(ctx context.Context, p peer, s samples) error {
 	}
 	s.add(applied, millis(to.at.Sub(from.at)))
 	s.add(cpuMicros, micros(to.cpu-from.cpu)/float64(n))
-	s.add(peakMemory, memory("VmHWM"))
+	s.memory(peakMemory, "VmHWM")
 	return c.close()
 }
 
@@ -181,13 +181,16 @@ func (t task) lag(ctx context.Context, p peer, s samples) error {
 		return err
 	}
 	runtime.GC()
-	s.add(idleMemory, memory("VmRSS"))
+	s.memory(idleMemory, "VmRSS")
 	healthy, before := samples{}, proposals(c, t.Row, t.Dir)
 	before.duration = time.Duration(t.Seconds * float64(time.Second))
 	if err := before.run(healthy); err != nil {
 		return err
 	}
 	s[healthyRate] = healthy[rate]
+	if failed := healthy[failures]; failed != nil {
+		s[failures] = failed
+	}
 	i, err := c.follower()
 	if err != nil {
 		return err
@@ -196,13 +199,15 @@ func (t task) lag(ctx context.Context, p peer, s samples) error {
 		return err
 	}
 	runtime.GC()
-	forgetPeak()
+	forgotten := forgetPeak()
 	after := proposals(c, t.Row, t.Dir)
 	after.count = t.Row.Commands
 	if err := after.run(s); err != nil {
 		return err
 	}
-	s.add(peakMemory, memory("VmHWM"))
+	if forgotten == nil {
+		s.memory(peakMemory, "VmHWM")
+	}
 	if _, err := t.settle(ctx, c); err != nil {
 		return err
 	}

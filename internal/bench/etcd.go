@@ -93,6 +93,8 @@ func openEtcd(o options, async bool) (node, error) {
 		memory: raft.NewMemoryStorage(), machine: new(machine),
 		wake: make(chan struct{}, 1), confirmed: make(chan etcdConfirmed, 16), compacted: 1,
 		toApply: newEtcdQueue(), toWrite: newEtcdQueue(), stop: make(chan struct{}),
+		// The log may have entries of an earlier process: they are not to be taken for ours.
+		pending: etcdPending{lastID: uint64(time.Now().UnixMicro())},
 	}
 	if o.Bytes > 4096 {
 		n.keep = 1000

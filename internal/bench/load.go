@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -26,7 +27,7 @@ type load struct {
 
 	stage     atomic.Int32
 	issued    atomic.Int64
-	errors    atomic.Uint64
+	failed    atomic.Uint64
 	firstErr  atomic.Pointer[error]
 	latencies [16]histogram // shared by callers, so that they do not get into each other's way
 }
@@ -65,24 +66,31 @@ func (l *load) run(s samples) error {
 		l.call(ctx, &group)
 	}
 	from, to := l.measure(&group)
+	if err := wait(&group, 15*time.Second); err != nil {
+		return err
+	}
 	all := new(histogram)
 	for i := range l.latencies {
 		all.merge(&l.latencies[i])
 	}
+	err := l.firstErr.Load()
+	switch {
+	case all.count() == 0 && err != nil:
+		return fmt.Errorf("no operation succeeded; the first error: %w", *err)
+	case all.count() == 0:
+		return errNothingDone
+	case err != nil:
+		s.add(failures, float64(l.failed.Load()))
+	}
 	s.usage(from, to, all.count())
 	s.add(p50, micros(all.quantile(.5)))
 	s.add(p99, micros(all.quantile(.99)))
-	if err := wait(&group, 15*time.Second); err != nil {
-		return err
-	}
-	if err := l.firstErr.Load(); err != nil {
-		s.add(failures, float64(l.errors.Load()))
-		if all.count() == 0 {
-			return fmt.Errorf("no operation succeeded; the first error: %w", *err)
-		}
-	}
 	return nil
 }
+
+// errNothingDone says that no operation ended in the time that counts, without an error
+// of any: who stalls has no rate, and no latency.
+var errNothingDone = errors.New("no operation ended while it was measured")
 
 // measure says what the counters were at both ends of the time that counts.
 func (l *load) measure(group *sync.WaitGroup) (from, to usage) {
@@ -109,16 +117,16 @@ func (l *load) more() bool {
 func (l *load) done(ctx context.Context, h *histogram, began time.Time, err error) {
 	switch {
 	case err != nil:
-		l.failed(ctx, err)
+		l.fail(ctx, err)
 	case l.count > 0 || l.stage.Load() == measuring:
 		h.add(time.Since(began))
 	}
 }
 
-// failed is not a part of done: an error that is kept is allocated, and that of each
+// fail is not a part of done: an error that is kept is allocated, and that of each
 // operation would be if it were.
-func (l *load) failed(ctx context.Context, err error) {
-	l.errors.Add(1)
+func (l *load) fail(ctx context.Context, err error) {
+	l.failed.Add(1)
 	l.firstErr.CompareAndSwap(nil, &err)
 	_ = pause(ctx, time.Millisecond)
 	l.retry(ctx)

@@ -73,7 +73,10 @@ func runMatrix(ctx context.Context) error {
 		m.list()
 		return nil
 	}
-	// What there is by then is reported, also if it is not all.
+	// What there is by then is reported, but a part does not take the place of a whole.
 	measured := m.run(ctx)
+	if measured != nil {
+		*readme = ""
+	}
 	return errors.Join(measured, writeReport(m.out, *readme))
 }

@@ -26,7 +26,7 @@ type line struct {
 var short = []table{
 	{"Commands per second", "commands", linesOf(rate, 0, propose)},
 	{"Reads per second, of which nothing is written", "reads", linesOf(rate, 0, leaderRead, followerRead, leaseRead)},
-	{"What does not happen all the time", "", slices.Concat(
+	{"Elections, a restart, a dead follower", "", slices.Concat(
 		linesNamed(wrote, 0, election, "ms until a leader that is %s is replaced by one that has committed a command"),
 		linesNamed(applied, 0, restart, "ms from the start of three nodes until 1,000,000 commands of 128 B are applied again"),
 		linesNamed(rate, 0, lag, "commands of 1 KiB per second, 256 callers, with one follower dead"),
@@ -41,7 +41,7 @@ var details = []table{
 	{"Commands: allocations of the whole process for each", "commands", linesOf(allocations, 1, propose)},
 	{"Commands: flushes of the disk for each, whoever asked for them", "commands", linesOf(flushes, 2, propose)},
 	{"Commands: peak memory of the process, MiB", "commands", linesOf(peakMemory, 0, propose)},
-	{"Reads: 99th percentile of the latency, µs", "reads", linesOf(p99, 0, leaderRead, followerRead, leaseRead)},
+	{"Reads: 99th percentile of the latency, µs", "reads", linesOf(p99, 1, leaderRead, followerRead, leaseRead)},
 	{"Reads: CPU of the whole process for each, µs", "reads", linesOf(cpuMicros, 1, leaderRead, followerRead, leaseRead)},
 	{"Elections, restart, a dead follower", "", slices.Concat(
 		linesNamed(elected, 0, election, "ms until a leader that is %s is replaced"),
@@ -76,12 +76,12 @@ func linesNamed(m metric, digits int, k kind, label string) []line {
 
 // write writes the lines of which something was measured; no table, if there are none.
 func (t table) write(w io.Writer, rs results) {
-	measured := slices.DeleteFunc(slices.Clone(t.lines), func(l line) bool { return !slices.ContainsFunc(peers, l.isMeasured(rs)) })
+	measured := slices.DeleteFunc(slices.Clone(t.lines), func(l line) bool { return len(rs.measured(l.row.name(), l.metric, peers)) == 0 })
 	if len(measured) == 0 {
 		return
 	}
 	columns := slices.DeleteFunc(slices.Clone(peers), func(p peer) bool {
-		return !slices.ContainsFunc(measured, func(l line) bool { return l.isMeasured(rs)(p) })
+		return !slices.ContainsFunc(measured, func(l line) bool { return len(rs.values(l.row.name(), p.name, l.metric)) > 0 })
 	})
 	head := []string{t.head}
 	for _, p := range columns {
@@ -91,13 +91,6 @@ func (t table) write(w io.Writer, rs results) {
 	fmt.Fprintf(w, "\n%s:\n\n| %s |\n|---|%s\n", t.title, strings.Join(head, " | "), strings.Repeat("---:|", len(head)-1))
 	for _, l := range measured {
 		l.write(w, rs, columns)
-	}
-}
-
-func (l line) isMeasured(rs results) func(peer) bool {
-	return func(p peer) bool {
-		_, ok := rs.median(l.row.name(), p.name, l.metric)
-		return ok
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,15 +40,16 @@ const cellLimit = 5 * time.Minute
 
 func resultsFile(out string) string { return filepath.Join(out, "results.jsonl") }
 
-// cells returns all of them in the order in which they are measured. In each round
-// another peer is the first: whoever follows on another one may suffer from it.
+// cells returns all of them in the order in which they are measured. In each round peers
+// have another order in a row, drawn, but the same whenever it is asked for: whoever
+// follows on another one may suffer from it, and is not always to follow the same.
 func (m *matrix) cells() []cell {
 	var all []cell
 	for round := 1; round <= m.rounds; round++ {
-		for _, r := range m.rows {
-			for i := range m.peers {
-				p := m.peers[(i+round-1)%len(m.peers)]
-				if p.can(r.Kind) {
+		for i, r := range m.rows {
+			chance := rand.New(rand.NewPCG(uint64(round), uint64(i)))
+			for _, j := range chance.Perm(len(m.peers)) {
+				if p := m.peers[j]; p.can(r.Kind) {
 					all = append(all, cell{r, p, round})
 				}
 			}

@@ -85,6 +85,20 @@ func TestLoadWithoutSuccess(t *testing.T) {
 	require.ErrorIs(t, l.run(samples{}), errNoLeader)
 }
 
+// Neither is one in which nothing has failed, and nothing has ended in time, a rate.
+func TestLoadThatStalls(t *testing.T) {
+	l := &load{callers: 1, duration: time.Millisecond}
+	l.do = func(context.Context, []byte) error {
+		for l.stage.Load() < stopping {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	}
+	s := samples{}
+	require.ErrorIs(t, l.run(s), errNothingDone)
+	require.Empty(t, s)
+}
+
 // Entries are found in pieces of every size.
 func TestLimitParserTakesAnyPieces(t *testing.T) {
 	var stream, commands []byte

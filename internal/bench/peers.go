@@ -27,7 +27,7 @@ var peers = []peer{
 	{ours, "this library", openOurs, nil},
 	{"hashicorp-wal", "hashicorp/raft, raft-wal", openHashicorp, []kind{followerRead, leaseRead}},
 	{"etcdraft", "etcd raft, etcd wal", func(o options) (node, error) { return openEtcd(o, false) }, nil},
-	{"etcdraft-async", "the same, asynchronous writes", func(o options) (node, error) { return openEtcd(o, true) }, nil},
+	{"etcdraft-async", "etcd raft, asynchronous writes", func(o options) (node, error) { return openEtcd(o, true) }, nil},
 	{"dragonboat-tan", "dragonboat, tan", openDragonboat, []kind{leaseRead}},
 	{limit, "limit", openLimit, []kind{leaseRead, election, restart, lag}},
 }

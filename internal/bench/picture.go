@@ -26,14 +26,15 @@ text { fill: #f0f6fc; }
 }
 </style>
 <rect class="ground" width="%[1]d" height="%[2]d" rx="6"/>
-<text class="title" x="16" y="26">Commands per second, committed and applied, every write synced: part of the limit</text>
+<text class="title" x="16" y="26">Commands per second, committed and applied, every write synced; 100%% is the limit, a log without Raft</text>
 `
 
 // Sizes of the picture, in pixels.
 const (
-	pictureWidth = 860
+	pictureWidth = 920
 	barsLeft     = 190
 	barsRight    = 800 // the limit
+	longest      = 660 // of a bar, so that its number has room
 	barsTop      = 62
 	barHeight    = 11
 	barStep      = 13
@@ -71,7 +72,7 @@ func drawGroup(w io.Writer, rs results, r row, shown []peer, y int) int {
 	all, _ := rs.median(r.name(), limit, rate)
 	for i, p := range shown {
 		if v, ok := rs.median(r.name(), p.name, rate); ok {
-			length := max(1, float64(barsRight-barsLeft)*v/all)
+			length := min(max(1, float64(barsRight-barsLeft)*v/all), longest)
 			fmt.Fprintf(w, "<rect class=\"p%d\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/><text class=\"small\" x=\"%.1f\" y=\"%d\">%s</text>\n",
 				i, barsLeft, y, length, barHeight, barsLeft+length+4, y+barHeight-1, grouped(v, 0))
 		}

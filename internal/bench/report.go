@@ -36,6 +36,7 @@ func writeReport(out, readme string) error {
 	}
 	var report, picture bytes.Buffer
 	fmt.Fprintf(&report, "# What was measured\n\n![Commands per second, as a part of the limit](%s)\n\n%s", pictureFile, summary(rs))
+	report.WriteString(howToRead)
 	writeTables(&report, slices.Concat(short, details), rs)
 	drawPicture(&picture, rs)
 	dirs := []string{out}
@@ -55,6 +56,10 @@ func writeReport(out, readme string) error {
 	}
 	return updateReadme(readme, rs)
 }
+
+// howToRead is for those who see tables before they see README.md of this directory.
+const howToRead = "\nThe best library is bold. `ours / best` is this library divided by the best of the others, `ours / limit` by a log " +
+	"without Raft: more than 1 is good for rates, and less than 1 for times, CPU and memory.\n"
 
 func writeTables(w io.Writer, tables []table, rs results) {
 	for _, t := range tables {
@@ -76,7 +81,7 @@ func summary(rs results) string {
 		if others, ok := median(r.Samples[otherCores]); ok && others > quietCores {
 			disturbed++
 		}
-		if n, ok := median(r.Samples[failures]); ok {
+		for _, n := range r.Samples[failures] {
 			failed = append(failed, fmt.Sprintf("%s in %s, round %d: %.0f operations", r.Peer, r.Row, r.Round, n))
 		}
 		if r.Error != "" && !rs.has(r.Row, r.Peer, r.Round) {
@@ -111,6 +116,7 @@ func updateReadme(name string, rs results) error {
 	}
 	var tables bytes.Buffer
 	fmt.Fprintf(&tables, "\n![Commands per second, as a part of the limit](%s/%s)\n\n%s", here, pictureFile, summary(rs))
+	tables.WriteString(howToRead)
 	writeTables(&tables, short, rs)
 	fmt.Fprintf(&tables, "\nLatencies, CPU, allocations and memory are in [the full report](%s/%s).\n", here, reportFile)
 	return os.WriteFile(name, []byte(before+beginMark+"\n"+tables.String()+"\n"+endMark+after), 0o644)

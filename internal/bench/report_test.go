@@ -31,7 +31,7 @@ Commands per second:
 | 128 B, 16 callers | **12,345** | 6,173 | 24,691 | 2.00 | 0.50 |
 | 128 B, 4096 outstanding | 1,000,000 | **2,000,000** |  | 0.50 |  |
 
-What does not happen all the time:
+Elections, a restart, a dead follower:
 
 |  | this library | etcd raft, etcd wal | ours / best | ours / limit |
 |---|---:|---:|---:|---:|
@@ -74,6 +74,10 @@ func TestPicture(t *testing.T) {
 	require.Contains(t, drawn, `<rect class="p0" x="190" y="62" width="305.0" `) // half of the limit
 	require.Contains(t, drawn, `>12,345</text>`)
 	require.NotContains(t, drawn, "outstanding", "a row without a limit")
+
+	var beyond bytes.Buffer
+	drawPicture(&beyond, append(results{measured("propose/128B/1", ours, 1, rate, 3), measured("propose/128B/1", limit, 1, rate, 1)}, sample...))
+	require.Contains(t, beyond.String(), `width="660.0"`, "more than the limit, and in the picture")
 	require.Contains(t, drawn, "prefers-color-scheme: dark")
 	require.NotRegexp(t, `<script|@import|@font-face|href|url\(`, drawn)
 }
@@ -89,12 +93,12 @@ func TestReadmeIsUpdatedBetweenMarkers(t *testing.T) {
 		require.NoError(t, appendResult(resultsFile(root), r))
 	}
 
-	require.NoError(t, os.WriteFile(readme, []byte("before\n"+beginMark+"\nold\n"+endMark+"\nafter\n"), 0o644))
+	require.NoError(t, os.WriteFile(readme, []byte("before\n"+beginMark+"\nstale\n"+endMark+"\nafter\n"), 0o644))
 	require.NoError(t, writeReport(root, readme))
 	once, err := os.ReadFile(readme)
 	require.NoError(t, err)
-	require.Regexp(t, `(?s)^before\n`+beginMark+`\n.*!\[.*\]\(internal/bench/commands.svg\).*12,345.*\(internal/bench/report.md\).*\n`+endMark+`\nafter\n$`, string(once))
-	require.NotContains(t, string(once), "old")
+	require.Regexp(t, `(?s)^before\n`+beginMark+`\n.*!\[.*\]\(internal/bench/commands.svg\).*The best library is bold.*12,345.*\(internal/bench/report.md\).*\n`+endMark+`\nafter\n$`, string(once))
+	require.NotContains(t, string(once), "stale")
 	require.FileExists(t, "commands.svg")
 	require.FileExists(t, "report.md")
 

@@ -169,15 +169,25 @@ func (m metric) decides() metric {
 }
 
 // timesBest is the median, over the rounds, of our value divided by that of the best
-// of the others in the same round.
+// of the others in the same round. A round that lacks one of the others, because it has
+// failed or the run has not come so far, does not count: the best may be the one.
 func (rs results) timesBest(row string, m metric) (v float64, ok bool) {
+	among := rs.measured(row, m.decides(), others())
 	return rs.ratio(row, m, func(round results) (float64, bool) {
-		name, ok := round.best(row, m.decides(), others())
+		if len(round.measured(row, m.decides(), among)) < len(among) {
+			return 0, false
+		}
+		name, ok := round.best(row, m.decides(), among)
 		if !ok {
 			return 0, false
 		}
 		return round.median(row, name, m)
 	})
+}
+
+// measured returns the peers, of some, of which there is a value.
+func (rs results) measured(row string, m metric, among []peer) []peer {
+	return slices.DeleteFunc(slices.Clone(among), func(p peer) bool { return len(rs.values(row, p.name, m)) == 0 })
 }
 
 // timesLimit is the same for the limit.

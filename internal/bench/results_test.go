@@ -19,7 +19,7 @@ func TestRatiosAreThoseOfRounds(t *testing.T) {
 	rs := results{
 		measured("a", ours, 1, rate, 200), measured("a", "etcdraft", 1, rate, 100), measured("a", "hashicorp-wal", 1, rate, 50), measured("a", limit, 1, rate, 400),
 		measured("a", ours, 2, rate, 30), measured("a", "etcdraft", 2, rate, 10), measured("a", "hashicorp-wal", 2, rate, 20), measured("a", limit, 2, rate, 40),
-		measured("a", ours, 3, rate, 1000), measured("a", "etcdraft", 3, rate, 1000), measured("a", limit, 3, rate, 1000),
+		measured("a", ours, 3, rate, 1000), measured("a", "etcdraft", 3, rate, 1000), measured("a", "hashicorp-wal", 3, rate, 7), measured("a", limit, 3, rate, 1000),
 		measured("a", ours, 4, rate, 77),
 		measured("b", ours, 1, rate, 9),
 	}
@@ -31,6 +31,21 @@ func TestRatiosAreThoseOfRounds(t *testing.T) {
 	require.Equal(t, .75, v) // of 0.5, 0.75 and 1
 	_, ok = rs.timesBest("b", rate)
 	require.False(t, ok)
+}
+
+// A round without one of the others, which may be the best, is not compared with the rest.
+func TestRatiosAreThoseOfWholeRounds(t *testing.T) {
+	rs := results{
+		measured("a", ours, 1, rate, 200), measured("a", "etcdraft", 1, rate, 100), measured("a", "hashicorp-wal", 1, rate, 50),
+		measured("a", ours, 2, rate, 200), measured("a", "hashicorp-wal", 2, rate, 50),
+	}
+	failed := measured("a", "etcdraft", 2, rate, 100)
+	failed.Error = "it has no legs"
+	for _, rs := range []results{rs, append(rs, failed)} {
+		v, ok := rs.timesBest("a", rate)
+		require.True(t, ok)
+		require.Equal(t, 2., v)
+	}
 }
 
 // Where less is better the best is the least.

@@ -36,7 +36,7 @@ func usageNow(dir string) usage {
 
 // usage adds what has been used for so many operations.
 func (s samples) usage(from, to usage, operations uint64) {
-	seconds, n := to.at.Sub(from.at).Seconds(), float64(max(operations, 1))
+	seconds, n := to.at.Sub(from.at).Seconds(), float64(operations)
 	s.add(rate, n/seconds)
 	s.add(cpuMicros, float64((to.cpu-from.cpu).Microseconds())/n)
 	s.add(allocations, float64(to.mallocs-from.mallocs)/n)
@@ -85,16 +85,16 @@ func number(fields []string, i int) uint64 {
 	return n
 }
 
-// memory returns a field of the process's status, such as VmHWM, in MiB.
-func memory(field string) float64 {
+// memory adds a field of the process's status, such as VmHWM, in MiB. A system that
+// does not say it leaves it out.
+func (s samples) memory(m metric, field string) {
 	data, _ := os.ReadFile("/proc/self/status")
 	for line := range strings.Lines(string(data)) {
 		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == field+":" {
-			return float64(number(fields, 1)) / 1024
+			s.add(m, float64(number(fields, 1))/1024)
 		}
 	}
-	return 0
 }
 
-// forgetPeak makes the peak of memory that of what follows.
-func forgetPeak() { _ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
+// forgetPeak makes the peak of memory that of what follows, where the system can.
+func forgetPeak() error { return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
