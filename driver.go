@@ -304,7 +304,9 @@ func (d *driver) admitRequest(now time.Duration, h Header, invalid error, respon
 // isAdmitted refuses a request that is not meant for this node, or whose sender is not
 // who it seems to be.
 func (d *driver) isAdmitted(now time.Duration, h Header, invalid error, respond responder, event any) bool {
-	d.adoptFingerprint(h, event)
+	if invalid == nil {
+		d.adoptFingerprint(h, event)
+	}
 	err := d.checkHeader(h, event)
 	if err == nil {
 		err = invalid
@@ -324,7 +326,7 @@ func (d *driver) isAdmitted(now time.Duration, h Header, invalid error, respond 
 // leader that adds it may be gone before it has called, and its vote be needed.
 func (d *driver) adoptFingerprint(h Header, event any) {
 	c := d.core
-	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id {
+	if c.settings.fingerprint != ([16]byte{}) || h.To != c.settings.id || h.From == c.settings.id || !h.From.valid() {
 		return
 	}
 	switch event.(type) {

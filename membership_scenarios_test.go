@@ -958,6 +958,9 @@ func TestW3JoinerBelongsToOneCluster(t *testing.T) {
 		require.ErrorIs(t, refusal, want)
 	}
 	refused(ErrWrongCluster, Header{Fingerprint: other, From: "a", To: "x", Incarnation: 1}, &Heartbeat{Term: 2})
+	refused(ErrWrongCluster, Header{Fingerprint: other, From: "d", To: "d", Incarnation: 1}, &Heartbeat{Term: 2})
+	refused(ErrWrongCluster, Header{Fingerprint: other, From: "/", To: "d", Incarnation: 1}, &Heartbeat{Term: 2})
+	refused(ErrWrongCluster, Header{Fingerprint: other, From: "a", To: "d", Incarnation: 1}, &Heartbeat{Term: 0})
 
 	r.stall("d")
 	first := r.ask("a", "d", &VoteRequest{Term: 2, PreVote: true})
