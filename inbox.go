@@ -27,10 +27,11 @@ type inbox struct {
 	batches   []*batch        // of proposals, in order
 	pending   int             // bytes of batches, and of room that was promised
 	waiting   []*roomWaiter
-	left      int   // of those waiting that have left
-	lastBytes int   // of the proposals taken last: what the next ones may need
-	lastCount int   // likewise
-	closed    error // why nothing is taken any more
+	left      int           // of those waiting that have left
+	lastBytes int           // of the proposals taken last: what the next ones may need
+	lastCount int           // likewise
+	closed    error         // why nothing is taken any more
+	ended     chan struct{} // closed then
 }
 
 // batch is a run of proposals in the making: its body goes into the log as it
@@ -86,7 +87,7 @@ type roomWaiter struct {
 }
 
 func newInbox(maxPendingBytes, maxBatchBytes int) *inbox {
-	return &inbox{maxPendingBytes: maxPendingBytes, maxBatchBytes: maxBatchBytes, wake: make(chan struct{}, 1)}
+	return &inbox{maxPendingBytes: maxPendingBytes, maxBatchBytes: maxBatchBytes, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 func (q *inbox) signal() {
@@ -507,6 +508,7 @@ func (q *inbox) close(err error) taken {
 		return taken{}
 	}
 	q.closed = err
+	close(q.ended)
 	q.grantRoom() // those who wait for room find out that it is closed
 	out := taken{events: q.takeReads(q.events), asked: q.asked, batches: q.takeBatches(math.MaxInt)}
 	q.events, q.asked = nil, nil

@@ -490,11 +490,15 @@ func TestA5CallsDuringStop(t *testing.T) {
 		node := c.node("a")
 		c.disk("a").stall() // so that Stop cannot finish
 		pending := c.proposeLater(t.Context(), "a", "x")
-		synctest.Wait()
+		persistent := make(chan error, 1)
+		go func() { persistent <- node.CloseSession(context.Background(), 5) }()
+		time.Sleep(20 * electionTimeout) // it does not lead any more, and waits for one who does
+		require.Empty(t, persistent)
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.ErrorIs(t, node.Stop(ctx), context.DeadlineExceeded)
+		requireUnknown(t, receive(t, persistent, "the end of what is tried again"))
 		require.ErrorIs(t, node.Stop(ctx), context.DeadlineExceeded, "a second Stop waits too")
 		requireUnknown(t, receive(t, pending, "the outcome").err)
 		began := time.Now()

@@ -259,15 +259,22 @@ func (a *attempts) outcome(ctx context.Context, err error) error {
 func (n *Node) awaitLeader(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for present := range n.WatchLeader(ctx) {
-		switch {
-		case present.IsSelf:
-			return true
-		case n.config.ForwardProposals && present.Leader != "":
-			return n.pause(ctx, n.config.HeartbeatInterval)
+	leaders := n.WatchLeader(ctx)
+	for {
+		select {
+		case present, open := <-leaders:
+			switch {
+			case !open:
+				return false
+			case present.IsSelf:
+				return true
+			case n.config.ForwardProposals && present.Leader != "":
+				return n.pause(ctx, n.config.HeartbeatInterval)
+			}
+		case <-n.inbox.ended: // Run may take longer, as with a disk that hangs
+			return false
 		}
 	}
-	return false
 }
 
 // pause reports whether so much time has passed before the end of ctx, or of the node.
@@ -276,7 +283,7 @@ func (n *Node) pause(ctx context.Context, d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	case <-ctx.Done():
-	case <-n.done:
+	case <-n.inbox.ended:
 	}
 	return false
 }
