@@ -344,7 +344,9 @@ func TestAppendAllocatesNothing(t *testing.T) {
 	if testenv.Race {
 		t.Skip("the race detector allocates")
 	}
-	log, _, err := Open(nowhere{vfs.NewMemory()}, "log", inline(1<<30))
+	options := inline(1 << 30)
+	options.Prewrite = true
+	log, _, err := Open(nowhere{vfs.NewMemory()}, "log", options)
 	require.NoError(t, err)
 	a := newAppender(log, 4)
 	require.Less(t, testing.AllocsPerRun(10000, func() {

@@ -37,9 +37,10 @@
 //
 // The files of up to two removed segments become spares, too: a sync takes less time
 // where the disk was written before. For the same reason zeros may be written behind a
-// batch in a new file, as a part of the same write, for as many bytes as its segment has
-// by then, up to half a MiB: what follows goes there. So behind its batches a segment
-// holds zeros, or whatever its file held before.
+// batch, as a part of the same write, in a file of which that is not known, a new one or
+// the last one after a start: as many bytes as the segment has by then, from 64 KiB to
+// half a MiB. What follows goes there. So behind its batches a segment holds zeros, or
+// whatever its file held before.
 //
 // All numbers are big endian. Checksums are CRC-32C.
 //

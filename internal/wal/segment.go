@@ -117,7 +117,7 @@ func (l *Log) seal(s *segment, offset int64) error {
 type spare struct {
 	name    string
 	file    vfs.File // nil: there is none
-	written int64    // so much of it was written, at some time
+	written int64    // up to here it was written before, as far as that matters
 }
 
 // startSpare has a file for the next segment got ready in the background.

@@ -64,7 +64,8 @@ type Options struct {
 	MustExist bool
 
 	// Prewrite has zeros written behind a batch where nothing was written before, for many
-	// batches at once. A sync takes up to twice as long where space is only reserved.
+	// batches at once. A sync takes up to twice as long where space is only reserved. Where
+	// a file system reserves none, a disk may be full half a MiB earlier.
 	Prewrite bool
 
 	// ReadOnly has a log read and checked, and nothing changed: what a crash has
@@ -282,8 +283,8 @@ var zeros [512 << 10]byte
 const largeBatch = 64 << 10
 
 // ahead returns the zeros that are to be written behind a batch that ends there, so that
-// later ones are where the disk was written before. A large batch gains less than they
-// cost, and so does a log that stays small.
+// later ones are where the disk was written before: few of them at first, for many a log
+// stays small. Large batches gain less than zeros cost.
 func (l *Log) ahead(s *segment, end int64) []byte {
 	if end <= s.written {
 		return nil
