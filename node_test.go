@@ -494,6 +494,7 @@ func TestA5CallsDuringStop(t *testing.T) {
 		go func() { persistent <- node.CloseSession(context.Background(), 5) }()
 		time.Sleep(20 * electionTimeout) // it does not lead any more, and waits for one who does
 		require.Empty(t, persistent)
+		require.NotEqual(t, raft.Leader, node.Status().Role)
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
