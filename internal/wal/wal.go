@@ -279,19 +279,21 @@ func (l *Log) write(r *records) error {
 // zeros are what no batch has written.
 var zeros [512 << 10]byte
 
-// largeBatch is what gains little where the disk was written before.
-const largeBatch = 64 << 10
+const (
+	leastAhead = 64 << 10  // of zeros
+	largeBatch = 256 << 10 // gains less where the disk was written before than zeros cost
+)
 
 // ahead returns the zeros that are to be written behind a batch that ends there, so that
 // later ones are where the disk was written before: few of them at first, for many a log
-// stays small. Large batches gain less than zeros cost.
+// stays small.
 func (l *Log) ahead(s *segment, end int64) []byte {
 	if end <= s.written {
 		return nil
 	}
 	n := int64(0)
 	if l.options.Prewrite && end-l.position < largeBatch {
-		n = min(max(end, largeBatch), int64(len(zeros)), s.size-end)
+		n = min(max(end, leastAhead), int64(len(zeros)), s.size-end)
 	}
 	s.written = end + n
 	return zeros[:n]
