@@ -88,7 +88,7 @@ func (s *diskStorage) Save(batch SaveBatch) error {
 		b.State = s.state
 	}
 	for _, r := range batch.Entries.runs {
-		b.Runs = append(b.Runs, wal.Run{Term: uint64(r.term), First: uint64(r.first), Count: r.count, Body: r.body})
+		b.Runs = append(b.Runs, wal.Run{Term: uint64(r.term), First: uint64(r.first), Count: r.count, Body: r.body, Sum: r.sum, Summed: r.known})
 	}
 	err := s.log.Append(b)
 	clear(b.Runs) // the bodies are the log's in memory, and may leave it
@@ -111,7 +111,7 @@ func (s *diskStorage) Entries(first, last Index, maxBytes int) (Entries, error) 
 		if err != nil {
 			return Entries{}, &CorruptError{File: s.dir, Reason: fmt.Sprintf("entries %d to %d cannot be read: %v", r.First, r.First+uint64(r.Count)-1, err)}
 		}
-		e.runs = append(e.runs, run{Term(r.Term), Index(r.First), r.Count, body})
+		e.runs = append(e.runs, run{term: Term(r.Term), first: Index(r.First), count: r.Count, body: body})
 	}
 	return e.from(first, maxBytes).upTo(last), nil
 }

@@ -373,6 +373,7 @@
 //	compaction.go        when a snapshot is taken, and how much of the log is kept
 //	storage.go           the Storage interface, and memory
 //	disk_storage.go      the one in a data directory, over internal/wal
+//	checksums.go         checksums of entries, which frames and logs share
 //	snapshot_store.go    the files of snapshots, over internal/snapshot
 //	storage_check.go     CheckStorage, which tests one of the user's
 //	transport.go         the Transport interface, and the Handler

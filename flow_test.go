@@ -184,7 +184,7 @@ func TestWritesAreBounded(t *testing.T) {
 	last := r.core("a").log.last() + 2*maxWriteRuns + 100
 	for r.core("a").log.last() < last { // a run each
 		index := r.core("a").log.last() + 1
-		r.core("a").log.appendRun(run{r.core("a").currentTerm, index, 1, appendEntry(nil, EntryCommand, nil)})
+		r.core("a").log.appendRun(run{term: r.core("a").currentTerm, first: index, count: 1, body: appendEntry(nil, EntryCommand, nil)})
 	}
 	writes := 0
 	r.node("a").driver.verify = false // which would copy it all for each step
@@ -207,7 +207,7 @@ func TestCandidacyWaitsForTheWholeLog(t *testing.T) {
 	r.timeOut("b")
 	r.node("b").driver.verify = false // which would copy it all for each step
 	for range maxWriteRuns + 2 {      // a run each
-		r.core("b").log.appendRun(run{1, r.core("b").log.last() + 1, 1, appendEntry(nil, EntryCommand, nil)})
+		r.core("b").log.appendRun(run{term: 1, first: r.core("b").log.last() + 1, count: 1, body: appendEntry(nil, EntryCommand, nil)})
 	}
 	r.grant("b")
 	require.Equal(t, Candidate, r.core("b").role)

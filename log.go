@@ -53,6 +53,7 @@ type run struct {
 	first Index
 	count int
 	body  []byte
+	checksum
 }
 
 func (r run) last() Index { return r.first + Index(r.count) - 1 }
@@ -97,7 +98,8 @@ func (r run) split(n int) (head, tail run) {
 		_, _, rest = readEntry(rest)
 	}
 	at := len(r.body) - len(rest)
-	return run{r.term, r.first, n, r.body[:at:at]}, run{r.term, r.first + Index(n), r.count - n, rest}
+	head = run{term: r.term, first: r.first, count: n, body: r.body[:at:at]}
+	return head, run{term: r.term, first: r.first + Index(n), count: r.count - n, body: rest}
 }
 
 // fitting returns how many entries of the run fit into maxBytes, 1 at least.

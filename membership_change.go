@@ -217,7 +217,7 @@ func (c *core) enter(now time.Duration, next configuration) {
 	if err != nil {
 		panic(fmt.Sprintf("raft: %s would enter a configuration that is none: %v", c.settings.id, err))
 	}
-	c.log.appendRun(run{c.currentTerm, next.index, 1, appendEntry(nil, EntryConfiguration, data)})
+	c.log.appendRun(run{term: c.currentTerm, first: next.index, count: 1, body: appendEntry(nil, EntryConfiguration, data)})
 	c.tell("enter configuration", "", "entry %d: %s", next.index, next)
 	c.adopt(next)
 	c.followMembers(now)

@@ -39,6 +39,8 @@ type codec struct {
 	reading bool
 	r       wire.Reader
 	left    int
+
+	entriesEnd int // in dst; reading: before the end of the message
 }
 
 // appending returns a codec that appends a message to dst.
@@ -213,6 +215,7 @@ func (c *codec) entries(prev Index, e *Entries) {
 	}
 	if c.reading {
 		raw := c.r.Bytes()
+		c.entriesEnd = len(c.r.Rest())
 		if c.r.Err() == nil {
 			var err error
 			*e, err = parseEntries(prev+1, raw)
@@ -228,6 +231,7 @@ func (c *codec) entries(prev Index, e *Entries) {
 	c.dst = slices.Grow(c.dst, wire.BytesSize(size))
 	c.dst = wire.AppendBytesLen(c.dst, size)
 	c.dst, _ = e.AppendBinary(c.dst)
+	c.entriesEnd = len(c.dst)
 }
 
 // maxContacts bounds the members that a message speaks of.

@@ -460,7 +460,7 @@ func (c *core) becomeLeader(now time.Duration) {
 	clear(c.ballots)
 	c.peers, c.preferAt = nil, now+10*c.settings.electionTimeout
 	c.followMembers(now)
-	c.log.appendRun(run{c.currentTerm, c.log.last() + 1, 1, appendEntry(nil, EntryNoop, nil)})
+	c.log.appendRun(run{term: c.currentTerm, first: c.log.last() + 1, count: 1, body: appendEntry(nil, EntryNoop, nil)})
 	c.sendHeartbeats(now)
 }
 

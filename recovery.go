@@ -252,7 +252,7 @@ func (c *core) recoverAs(alone configuration) error {
 	c.currentTerm++
 	c.votedFor = c.settings.id
 	c.contacts, c.joined = nil, false // it founds a cluster
-	c.log.appendRun(run{c.currentTerm, next.index, 1, appendEntry(nil, EntryConfiguration, next.data)})
+	c.log.appendRun(run{term: c.currentTerm, first: next.index, count: 1, body: appendEntry(nil, EntryConfiguration, next.data)})
 	c.adopt(next)
 	c.commitIndex = next.index
 	return nil

@@ -243,7 +243,7 @@ func (c *core) handleProposal(e proposed) {
 	if c.role != Leader {
 		panic(fmt.Sprintf("raft: proposal to %s, which is a %s", c.settings.id, c.role))
 	}
-	c.log.appendRun(run{c.currentTerm, c.log.last() + 1, e.count, e.body})
+	c.log.appendRun(run{term: c.currentTerm, first: c.log.last() + 1, count: e.count, body: e.body}.summed())
 }
 
 // handleAppendEntries is the receiver's side of AppendEntries (§3.5).

@@ -195,9 +195,7 @@ func (c *tcpConn) fail(cause error) {
 // it started, and returns why it broke.
 func (c *tcpConn) serve(handler Handler) error {
 	c.inbound = true
-	err := c.readFrames(func(kind, id uint64, message []byte, size int) error {
-		return c.serveRequest(handler, kind, id, message, size)
-	})
+	err := c.readFrames(func(f *frame) error { return c.serveRequest(handler, f) })
 	c.handlers.Wait()
 	return err
 }
@@ -208,8 +206,16 @@ func (c *tcpConn) receiveResponses() error {
 	return c.readFrames(c.receiveResponse)
 }
 
+// frame is one that has arrived, for the call that it is passed to. The message is a part
+// of the body.
+type frame struct {
+	kind, id      uint64
+	message, body []byte
+	sum           uint32 // the checksum of the body
+}
+
 // readFrames runs the writer, and reads until the connection breaks.
-func (c *tcpConn) readFrames(receive func(kind, id uint64, message []byte, size int) error) error {
+func (c *tcpConn) readFrames(receive func(*frame) error) error {
 	var writer sync.WaitGroup
 	writer.Go(c.writeFrames)
 	defer writer.Wait()
@@ -227,21 +233,20 @@ func (c *tcpConn) readFrames(receive func(kind, id uint64, message []byte, size 
 		Release: c.release,
 	}
 	var err error
+	var f frame // one for all: it would be on the heap each time
 	for err == nil {
-		var body []byte
-		if body, err = wire.ReadFrame(c.reader, &gate); err != nil {
+		if f.body, f.sum, err = wire.ReadFrame(c.reader, &gate); err != nil {
 			break
 		}
 		c.heard.Store(true)
 		t.stats.framesReceived.Add(1)
-		t.stats.bytesReceived.Add(uint64(len(body) + 8))
-		kind, id, message, parseErr := wire.ParseBody(body)
-		if parseErr != nil {
-			c.release(len(body))
-			err = parseErr
+		t.stats.bytesReceived.Add(uint64(len(f.body) + 8))
+		if f.kind, f.id, f.message, err = wire.ParseBody(f.body); err != nil {
+			c.release(len(f.body))
 			break
 		}
-		err = receive(kind, id, message, len(body))
+		err = receive(&f)
+		f = frame{} // nothing keeps its memory
 	}
 	switch {
 	case t.ctx.Err() != nil:
@@ -279,35 +284,35 @@ func (c *tcpConn) release(size int) {
 
 // serveRequest starts what a request asks for. It does not wait: a request that
 // finds too many others running is refused. An error breaks the connection.
-func (c *tcpConn) serveRequest(handler Handler, kind, id uint64, message []byte, size int) error {
-	switch kind {
+func (c *tcpConn) serveRequest(handler Handler, f *frame) error {
+	switch f.kind {
 	case kindAlive:
-		c.release(size)
+		c.release(len(f.body))
 		return nil
 	case kindVote:
-		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleVote)
+		return serveCall(c, &c.urgentCalls, f, handler.HandleVote)
 	case kindHeartbeat:
 		if h, ok := handler.(heartbeatBeginner); ok {
-			return beginCall(c, &c.urgentCalls, kind, id, message, size, h.beginHeartbeat)
+			return beginCall(c, &c.urgentCalls, f, h.beginHeartbeat)
 		}
-		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleHeartbeat)
+		return serveCall(c, &c.urgentCalls, f, handler.HandleHeartbeat)
 	case kindTimeoutNow:
-		return serveCall(c, &c.urgentCalls, kind, id, message, size, handler.HandleTimeoutNow)
+		return serveCall(c, &c.urgentCalls, f, handler.HandleTimeoutNow)
 	case kindForward:
-		return serveCall(c, &c.forwardCalls, kind, id, message, size, handler.HandleForward)
+		return serveCall(c, &c.forwardCalls, f, handler.HandleForward)
 	}
 	if c.bulk {
-		switch kind {
+		switch f.kind {
 		case kindAppend:
-			return serveCall(c, &c.bulkCalls, kind, id, message, size, handler.HandleAppend)
+			return serveCall(c, &c.bulkCalls, f, handler.HandleAppend)
 		case kindSnapshot:
-			return serveCall(c, &c.bulkCalls, kind, id, message, size, handler.HandleSnapshot)
+			return serveCall(c, &c.bulkCalls, f, handler.HandleSnapshot)
 		case kindStreamedAppend:
-			return c.serveStreamedAppend(handler, id, message, size)
+			return c.serveStreamedAppend(handler, f)
 		}
 	}
-	c.release(size)
-	c.respondError(id, fmt.Errorf("%w (kind %d)", ErrUnsupported, kind))
+	c.release(len(f.body))
+	c.respondError(f.id, fmt.Errorf("%w (kind %d)", ErrUnsupported, f.kind))
 	return nil
 }
 
@@ -324,19 +329,20 @@ type responsePointer[Response any] interface {
 
 // serveCall runs one handler on a goroutine of its own.
 func serveCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
-	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, handle func(context.Context, *Request) (*Response, error),
+	c *tcpConn, bound *callBound, f *frame, handle func(context.Context, *Request) (*Response, error),
 ) error {
-	return beginCall[Request, Response, RequestPointer, ResponsePointer](c, bound, kind, id, data, size, func(request *Request, respond func(*Response, error)) {
+	return beginCall[Request, Response, RequestPointer, ResponsePointer](c, bound, f, func(request *Request, respond func(*Response, error)) {
 		c.handlers.Go(func() { respond(handle(c.ctx, request)) })
 	})
 }
 
 // beginCall has a request answered by begin, which does not wait and calls respond once.
 func beginCall[Request, Response any, RequestPointer requestPointer[Request], ResponsePointer responsePointer[Response]](
-	c *tcpConn, bound *callBound, kind, id uint64, data []byte, size int, begin func(*Request, func(*Response, error)),
+	c *tcpConn, bound *callBound, f *frame, begin func(*Request, func(*Response, error)),
 ) error {
+	kind, id, size := f.kind, f.id, len(f.body) // not all of f stays until the response
 	request := new(Request)
-	if err := RequestPointer(request).UnmarshalBinary(data); err != nil {
+	if err := RequestPointer(request).UnmarshalBinary(f.message); err != nil {
 		c.release(size)
 		return fmt.Errorf("request of kind %d: %w", kind, err)
 	}
@@ -344,7 +350,7 @@ func beginCall[Request, Response any, RequestPointer requestPointer[Request], Re
 		c.release(size)
 		return fmt.Errorf("request of kind %d: %w", kind, err)
 	}
-	if f, ok := any(request).(*ForwardRequest); ok && f.Kind == ForwardReadIndex {
+	if forward, ok := any(request).(*ForwardRequest); ok && forward.Kind == ForwardReadIndex {
 		bound = &c.urgentCalls // reads do not wait for writes: all of a peer's share one question
 	}
 	if !bound.take(size) {
@@ -382,9 +388,10 @@ func (c *tcpConn) checkSender(from NodeID) error {
 
 // serveStreamedAppend passes an append on in the order of its arrival. The
 // frame counts as received until the handler has responded.
-func (c *tcpConn) serveStreamedAppend(handler Handler, id uint64, data []byte, size int) error {
+func (c *tcpConn) serveStreamedAppend(handler Handler, f *frame) error {
+	id, size := f.id, len(f.body)
 	request := new(AppendEntries)
-	if err := request.UnmarshalBinary(data); err != nil {
+	if err := request.unmarshalFrame(f); err != nil {
 		c.release(size)
 		return fmt.Errorf("append on a stream: %w", err)
 	}
@@ -516,19 +523,19 @@ func (c *tcpConn) givenUp(call *tcpCall, why error) error {
 
 // receiveResponse hands a response to whom it is for. One that nobody waits for
 // any more is dropped. An error breaks the connection.
-func (c *tcpConn) receiveResponse(kind, id uint64, message []byte, size int) error {
-	defer c.release(size)
-	if kind == kindAlive {
+func (c *tcpConn) receiveResponse(f *frame) error {
+	defer c.release(len(f.body))
+	if f.kind == kindAlive {
 		return nil
 	}
 	c.mu.Lock()
-	call := c.calls[id]
-	delete(c.calls, id)
+	call := c.calls[f.id]
+	delete(c.calls, f.id)
 	c.mu.Unlock()
 	if call == nil {
 		return nil
 	}
-	answer, err := c.decodeResponse(call, kind, message)
+	answer, err := c.decodeResponse(call, f.kind, f.message)
 	if call.stream != nil {
 		if err != nil {
 			return err
@@ -751,11 +758,17 @@ func (w *frameWriter) add(out *outgoing) {
 }
 
 func (w *frameWriter) encode(out *outgoing) (err error) {
+	var known wire.Part
 	start := len(w.buffer)
 	w.buffer = wire.BeginFrame(w.buffer, out.kind, out.id)
 	switch {
 	case out.body != nil:
-		buffer, err := out.body.AppendBinary(w.buffer)
+		var buffer []byte
+		if m, ok := out.body.(*AppendEntries); ok {
+			buffer, known, err = m.appendSummed(w.buffer)
+		} else {
+			buffer, err = out.body.AppendBinary(w.buffer)
+		}
 		if err != nil {
 			return err
 		}
@@ -767,7 +780,7 @@ func (w *frameWriter) encode(out *outgoing) (err error) {
 		w.buffer = wire.AppendUint(w.buffer, uint64(out.code))
 		w.buffer = wire.AppendString(w.buffer, out.text)
 	}
-	return wire.EndFrame(w.buffer, start)
+	return wire.EndFrame(w.buffer, start, known)
 }
 
 // rejected deals with a message that cannot be encoded: nothing of it was sent.

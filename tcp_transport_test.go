@@ -86,7 +86,7 @@ func TestV1GoldenBytesOfFrames(t *testing.T) {
 		_, digits, _ := strings.Cut(want[i+1], ": ")
 		data, err := hex.DecodeString(digits)
 		require.NoError(t, err)
-		body, err := wire.ReadFrame(bufio.NewReader(bytes.NewReader(data)), &wire.Gate{})
+		body, _, err := wire.ReadFrame(bufio.NewReader(bytes.NewReader(data)), &wire.Gate{})
 		require.NoError(t, err)
 		kind, id, message, err := wire.ParseBody(body)
 		require.NoError(t, err)
@@ -380,7 +380,7 @@ func TestTCPPeerSetsThePace(t *testing.T) {
 				defer conn.Close()
 				got := 0
 				for end := time.Now().Add(10 * time.Second); time.Now().Before(end); got++ {
-					_, err := wire.ReadFrame(peer.r, &wire.Gate{})
+					_, _, err := wire.ReadFrame(peer.r, &wire.Gate{})
 					require.NoError(t, err)
 				}
 				assert.InDelta(t, frames, got, 2)
@@ -675,7 +675,7 @@ func TestTCPTooLargeAppendIsRefused(t *testing.T) {
 	body, err := largest.AppendBinary(wire.BeginFrame(make([]byte, 0, wire.MaxFrame), kindStreamedAppend, 1<<63))
 	require.NoError(t, err)
 	assert.LessOrEqual(t, largest.Entries.encodedSize(), maxStreamed)
-	assert.NoError(t, wire.EndFrame(body, 0))
+	assert.NoError(t, wire.EndFrame(body, 0, wire.Part{}))
 }
 
 func TestTCPAddressChange(t *testing.T) {
@@ -790,7 +790,7 @@ func (p *rawPeer) ended(t *testing.T) {
 
 func rawFrame(t *testing.T, kind, id uint64, message []byte) []byte {
 	frame := append(wire.BeginFrame(nil, kind, id), message...)
-	require.NoError(t, wire.EndFrame(frame, 0))
+	require.NoError(t, wire.EndFrame(frame, 0, wire.Part{}))
 	return frame
 }
 
@@ -1002,7 +1002,7 @@ func TestV1TCPVersions(t *testing.T) {
 	require.NoError(t, err)
 	for _, kind := range []uint64{31, 1000, kindAppend, kindVote} { // unknown, unknown, not on this connection, served
 		peer.Write(rawFrame(t, kind, 5, append(vote, 0xc0)[:len(vote)]))
-		body, err := wire.ReadFrame(peer.r, &wire.Gate{})
+		body, _, err := wire.ReadFrame(peer.r, &wire.Gate{})
 		require.NoError(t, err)
 		got, id, message, err := wire.ParseBody(body)
 		require.NoError(t, err)
@@ -1063,7 +1063,7 @@ func TestTCPBadResponses(t *testing.T) {
 		ended := make(chan error, 1)
 		a.callsRaw(t, func(conn net.Conn, r *bufio.Reader) {
 			conn.Write((&wire.Welcome{Version: 1}).Append(nil))
-			body, _ := wire.ReadFrame(r, &wire.Gate{})
+			body, _, _ := wire.ReadFrame(r, &wire.Gate{})
 			_, id, _, _ := wire.ParseBody(body)
 			conn.Write(rawFrame(t, kindHeartbeat+kindResponse, id+1, []byte{0x90})) // nobody waits for this
 			conn.Write(rawFrame(t, test.kind, id, []byte(test.message)))
@@ -1093,7 +1093,7 @@ func TestTCPAnswersOutOfOrder(t *testing.T) {
 		conn.Write((&wire.Welcome{Version: 1}).Append(nil))
 		var ids []uint64
 		for range 2 {
-			body, _ := wire.ReadFrame(r, &wire.Gate{})
+			body, _, _ := wire.ReadFrame(r, &wire.Gate{})
 			_, id, _, _ := wire.ParseBody(body)
 			ids = append(ids, id)
 		}

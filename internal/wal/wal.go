@@ -22,6 +22,9 @@ type Run struct {
 	Count int    // of entries
 	Total int    // from Read: of entries in Body; those behind the first Count were replaced
 	Body  []byte
+
+	Summed bool   // for Append: Sum is the CRC-32C of Body, which need not be read for it
+	Sum    uint32 // likewise
 }
 
 // Batch is what one Append makes durable. Its parts take effect in this order.
@@ -209,7 +212,10 @@ func (l *Log) Append(b Batch) error {
 		if int64(run.Count) != int64(uint32(run.Count)) || int64(len(run.Body)) > maxSegmentBytes {
 			return fmt.Errorf("a run of %d entries in %d bytes is too large for a log", run.Count, len(run.Body))
 		}
-		r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), checksum(run.Body)})
+		if !run.Summed {
+			run.Sum = checksum(run.Body)
+		}
+		r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), run.Sum})
 		l.pieces = append(l.pieces, run.Body)
 	}
 	if len(b.State) > maxStateBytes {

@@ -42,7 +42,7 @@ func TestAppendAndReopen(t *testing.T) {
 	require.NoError(t, log.Append(Batch{Runs: []Run{run(8, 53, "d")}}))
 	runs, err = log.Read(51, 53, 1<<20)
 	require.NoError(t, err)
-	require.Equal(t, []Run{{7, 51, 2, 3, []byte("abc")}, {8, 53, 1, 1, []byte("d")}}, runs)
+	require.Equal(t, []Run{{Term: 7, First: 51, Count: 2, Total: 3, Body: []byte("abc")}, {Term: 8, First: 53, Count: 1, Total: 1, Body: []byte("d")}}, runs)
 	require.NoError(t, log.Append(Batch{Compact: Position{51, 7}}))
 	_, err = log.Read(51, 53, 1<<20)
 	require.ErrorIs(t, err, ErrCompacted)

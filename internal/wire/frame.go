@@ -50,7 +50,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 )
 
@@ -73,8 +72,6 @@ const (
 	pieceBytes = 64 << 10
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // ErrFrameTooLarge is returned by EndFrame for a body that no frame can hold.
 var ErrFrameTooLarge = errors.New("frame exceeds 64 MiB")
 
@@ -87,16 +84,27 @@ func BeginFrame(dst []byte, kind, id uint64) []byte {
 	return AppendUint(dst, id)
 }
 
+// Part is a stretch of a buffer whose checksum is known. The zero value is none.
+type Part struct {
+	From, To int
+	Sum      uint32
+}
+
 // EndFrame completes the frame that starts at dst[start:] and reaches to the
-// end of dst.
-func EndFrame(dst []byte, start int) error {
+// end of dst. It does not read what is known.
+func EndFrame(dst []byte, start int, known Part) error {
 	frame := dst[start:]
 	length := len(frame) - headerBytes + checksumBytes
 	if length > MaxFrame {
 		return ErrFrameTooLarge
 	}
 	binary.BigEndian.PutUint32(frame, uint32(length))
-	binary.BigEndian.PutUint32(frame[4:], crc32.Checksum(frame[headerBytes:], castagnoli))
+	sum, rest := uint32(0), frame[headerBytes:]
+	if n := known.To - known.From; n > 0 {
+		sum = Join(Checksum(dst[start+headerBytes:known.From]), known.Sum, n)
+		rest = dst[known.To:]
+	}
+	binary.BigEndian.PutUint32(frame[4:], Extend(sum, rest))
 	return nil
 }
 
@@ -110,40 +118,40 @@ type Gate struct {
 }
 
 // ReadFrame reads one frame and returns its body, which belongs to the caller,
-// together with the reservation for it. At the end of the stream, between two
-// frames, it returns io.EOF. Errors about the bytes match ErrMalformed.
-func ReadFrame(r *bufio.Reader, gate *Gate) ([]byte, error) {
+// together with the reservation for it, and the checksum of the body. At the end of the
+// stream, between two frames, it returns io.EOF. Errors about the bytes match ErrMalformed.
+func ReadFrame(r *bufio.Reader, gate *Gate) (body []byte, sum uint32, err error) {
 	if err := gate.extend(r, headerBytes); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var header [headerBytes]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	length, limit := int64(binary.BigEndian.Uint32(header[:])), int64(MaxFrame)
 	if gate.Limit > 0 {
 		limit = int64(gate.Limit)
 	}
 	if length < MinFrame || length > limit {
-		return nil, fmt.Errorf("%w: a frame of %d bytes, at most %d are accepted", ErrMalformed, length, limit)
+		return nil, 0, fmt.Errorf("%w: a frame of %d bytes, at most %d are accepted", ErrMalformed, length, limit)
 	}
 	size := int(length) - checksumBytes
 	if gate.Reserve != nil {
 		if err := gate.Reserve(size); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	body, err := readBody(r, size, gate)
-	if err == nil && crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(header[4:]) {
+	body, err = readBody(r, size, gate)
+	if sum = Checksum(body); err == nil && sum != binary.BigEndian.Uint32(header[4:]) {
 		err = fmt.Errorf("%w: checksum of a frame of %d bytes does not match", ErrMalformed, length)
 	}
 	if err != nil {
 		if gate.Release != nil {
 			gate.Release(size)
 		}
-		return nil, err
+		return nil, 0, err
 	}
-	return body, nil
+	return body, sum, nil
 }
 
 func readBody(r *bufio.Reader, size int, gate *Gate) ([]byte, error) {

@@ -21,7 +21,7 @@ import (
 // frame returns a frame with message, which is an encoded value.
 func frame(t testing.TB, kind, id uint64, message []byte) []byte {
 	dst := append(BeginFrame([]byte("before"), kind, id), message...)
-	require.NoError(t, EndFrame(dst, len("before")))
+	require.NoError(t, EndFrame(dst, len("before"), Part{}))
 	return dst[len("before"):]
 }
 
@@ -81,7 +81,7 @@ func TestFrameRoundTrip(t *testing.T) {
 	}
 	r := reader(stream)
 	for i, size := range sizes {
-		body, err := ReadFrame(r, &Gate{})
+		body, _, err := ReadFrame(r, &Gate{})
 		require.NoError(t, err)
 		kind, id, message, err := ParseBody(body)
 		require.NoError(t, err)
@@ -90,34 +90,34 @@ func TestFrameRoundTrip(t *testing.T) {
 		value := NewReader(message)
 		assert.Len(t, value.Bytes(), size)
 	}
-	_, err := ReadFrame(r, &Gate{})
+	_, _, err := ReadFrame(r, &Gate{})
 	assert.Equal(t, io.EOF, err, "the end between two frames")
 }
 
 func TestFrameTooLarge(t *testing.T) {
 	dst := make([]byte, headerBytes+MaxFrame)
-	assert.ErrorIs(t, EndFrame(dst, 0), ErrFrameTooLarge)
+	assert.ErrorIs(t, EndFrame(dst, 0, Part{}), ErrFrameTooLarge)
 }
 
 // TestMalformedFrames damages a frame in every byte and cuts it everywhere.
 func TestMalformedFrames(t *testing.T) {
 	whole := frame(t, 3, 9, AppendString(nil, "message"))
 	for cut := 1; cut < len(whole); cut++ {
-		_, err := ReadFrame(reader(whole[:cut]), &Gate{})
+		_, _, err := ReadFrame(reader(whole[:cut]), &Gate{})
 		assert.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut at %d", cut)
 	}
 	for at := range whole {
 		for bit := range 8 {
 			damaged := bytes.Clone(whole)
 			damaged[at] ^= 1 << bit
-			_, err := ReadFrame(reader(damaged), &Gate{})
+			_, _, err := ReadFrame(reader(damaged), &Gate{})
 			assert.Error(t, err, "bit %d of byte %d", bit, at)
 		}
 	}
 	for _, length := range []uint32{0, MinFrame - 1, MaxFrame + 1, 1 << 31, 1<<32 - 1} {
 		header := binary.BigEndian.AppendUint32(nil, length)
 		gate := &Gate{Reserve: func(int) error { t.Error("reserved for a bad length"); return nil }}
-		_, err := ReadFrame(reader(append(header, whole[4:]...)), gate)
+		_, _, err := ReadFrame(reader(append(header, whole[4:]...)), gate)
 		assert.ErrorIs(t, err, ErrMalformed, "length %d", length)
 	}
 	for _, body := range []string{"", "\xc0", "\x90", "\x92\x01\x01", "\x93\x01\x01", "\x93\x01\xc0\x90", "\x94\x01\x01\x90", "\x94\x01\x01\x90\x90\x90", "\xdd\xff\xff\xff\xff\x01\x01\x90"} {
@@ -140,14 +140,14 @@ func TestClaimedLength(t *testing.T) {
 	claim := append(binary.BigEndian.AppendUint32(nil, MaxFrame), "abcd and a few bytes"...)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err := ReadFrame(reader(claim), gate)
+	_, _, err := ReadFrame(reader(claim), gate)
 	runtime.ReadMemStats(&after)
 	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5<<20))
 	assert.Zero(t, reserved)
 
 	gate.Reserve = func(int) error { return errors.New("no") }
-	_, err = ReadFrame(reader(claim), gate)
+	_, _, err = ReadFrame(reader(claim), gate)
 	assert.EqualError(t, err, "no")
 }
 
@@ -159,7 +159,7 @@ func TestFrameAllocations(t *testing.T) {
 	allocations := testing.AllocsPerRun(20, func() {
 		source.Reset(data)
 		r.Reset(source)
-		if _, err := ReadFrame(r, gate); err != nil {
+		if _, _, err := ReadFrame(r, gate); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -254,7 +254,7 @@ func FuzzFrame(f *testing.F) {
 		ReadWelcome(reader(data))
 		r, consumed := reader(data), 0
 		for {
-			body, err := ReadFrame(r, &Gate{Limit: 1 << 20})
+			body, _, err := ReadFrame(r, &Gate{Limit: 1 << 20})
 			if err != nil {
 				break
 			}
@@ -262,7 +262,7 @@ func FuzzFrame(f *testing.F) {
 			consumed += headerBytes + len(body)
 			if kind, id, message, err := ParseBody(body); err == nil {
 				framed := frame(t, kind, id, message)
-				again, err := ReadFrame(reader(framed), &Gate{})
+				again, _, err := ReadFrame(reader(framed), &Gate{})
 				require.NoError(t, err)
 				kind2, id2, message2, err := ParseBody(again)
 				require.NoError(t, err)
@@ -271,8 +271,8 @@ func FuzzFrame(f *testing.F) {
 		}
 		// Bytes with a correct header get past the checksum.
 		body := append(make([]byte, headerBytes), data...)
-		if len(data) >= 4 && EndFrame(body, 0) == nil {
-			got, err := ReadFrame(reader(body), &Gate{})
+		if len(data) >= 4 && EndFrame(body, 0, Part{}) == nil {
+			got, _, err := ReadFrame(reader(body), &Gate{})
 			require.NoError(t, err)
 			ParseBody(got)
 			ReadHello(reader(append([]byte(Preamble), body...)))

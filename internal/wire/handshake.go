@@ -204,7 +204,7 @@ func readHandshake(r *bufio.Reader) (kind uint64, fields Reader, err error) {
 	if _, err := r.Discard(len(Preamble)); err != nil {
 		return 0, fields, err
 	}
-	body, err := ReadFrame(r, &Gate{Limit: MaxHandshakeFrame})
+	body, _, err := ReadFrame(r, &Gate{Limit: MaxHandshakeFrame})
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
@@ -217,7 +217,7 @@ func readHandshake(r *bufio.Reader) (kind uint64, fields Reader, err error) {
 
 // endSmallFrame ends a frame that cannot be too large.
 func endSmallFrame(dst []byte, start int) []byte {
-	if err := EndFrame(dst, start); err != nil {
+	if err := EndFrame(dst, start, Part{}); err != nil {
 		panic(fmt.Sprintf("wire: frame of a handshake: %v", err))
 	}
 	return dst

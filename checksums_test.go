@@ -1,0 +1,144 @@
+package raft
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/seed-8da499c8/raft/internal/vfs"
+	"github.com/seed-8da499c8/raft/internal/wal"
+	"github.com/seed-8da499c8/raft/internal/wire"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// summedRun is a run of so many entries with some bytes each.
+func summedRun(r *rand.Rand, term Term, first Index, count, size int) run {
+	made := run{term: term, first: first, count: count}
+	for range count {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(r.Uint32())
+		}
+		made.body = appendEntry(made.body, EntryCommand, data)
+	}
+	return made
+}
+
+// arrived is what the peer makes of a message: it goes through a frame.
+func arrived(t *testing.T, m *AppendEntries) (*frame, *AppendEntries) {
+	t.Helper()
+	w := &frameWriter{}
+	require.NoError(t, w.encode(&outgoing{kind: kindStreamedAppend, id: 1 << 40, body: m}))
+	f := new(frame)
+	var err error
+	f.body, f.sum, err = wire.ReadFrame(bufio.NewReader(bytes.NewReader(w.buffer)), &wire.Gate{})
+	require.NoError(t, err, "the frame has a wrong checksum")
+	_, _, f.message, err = wire.ParseBody(f.body)
+	require.NoError(t, err)
+	read := new(AppendEntries)
+	require.NoError(t, read.unmarshalFrame(f))
+	return f, read
+}
+
+// However entries were batched, frames with them have the right checksum, and who receives
+// them knows that of the entries without reading them again: a log with another one could
+// not be opened any more.
+func TestChecksumsOfEntriesAreShared(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for round := range 300 {
+		m := &AppendEntries{
+			Header: Header{From: NodeID(bytes.Repeat([]byte("a"), 1+r.IntN(60))), To: "b"}, Term: 9,
+			PrevLogIndex: Index(r.Uint64N(1 << (1 + r.IntN(60)))), PrevLogTerm: 1, LeaderCommit: Index(r.Uint64()),
+			LeaderAddress: string(bytes.Repeat([]byte("x"), r.IntN(200))),
+		}
+		next, terms := m.PrevLogIndex+1, r.IntN(8) == 0
+		for i := range 1 + r.IntN(4) {
+			term := Term(3)
+			if terms {
+				term += Term(i)
+			}
+			made := summedRun(r, term, next, 1+r.IntN(20), r.IntN(8000))
+			if r.IntN(3) > 0 {
+				made = made.summed()
+			}
+			m.Entries.runs, next = append(m.Entries.runs, made), made.last()+1
+		}
+		_, read := arrived(t, m)
+		require.Equal(t, m.Entries.Len(), read.Entries.Len())
+		require.Equal(t, m.Entries.Size(), read.Entries.Size())
+		for _, got := range read.Entries.runs {
+			shared := len(read.Entries.runs) == 1 && len(got.body) >= summedBytes
+			require.Equal(t, shared, got.known, "round %d: %d bytes", round, len(got.body))
+			if got.known {
+				require.Equal(t, wire.Checksum(got.body), got.sum, "round %d: %d bytes", round, len(got.body))
+			}
+		}
+	}
+}
+
+// Fields that a later release adds to messages and frames are no part of the entries.
+func TestChecksumsWithFieldsOfALaterRelease(t *testing.T) {
+	t.Parallel()
+	sent := &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, PrevLogIndex: 7, Entries: Entries{[]run{summedRun(rand.New(rand.NewPCG(3, 4)), 1, 8, 3, 20_000)}}}
+	message, err := sent.AppendBinary(nil)
+	require.NoError(t, err)
+	require.Equal(t, byte(0x9b), message[0], "an array of eleven")
+	message[0]++
+	message = wire.AppendString(message, "more in the message")
+
+	body := wire.AppendArrayLen(make([]byte, 0, 1<<20), 4)
+	body = append(wire.AppendUint(wire.AppendUint(body, kindStreamedAppend), 1), message...)
+	body = wire.AppendString(body, "more in the frame")
+	f := &frame{body: body, sum: wire.Checksum(body)}
+	_, _, f.message, err = wire.ParseBody(body)
+	require.NoError(t, err)
+	require.Len(t, f.message, len(message))
+	read := new(AppendEntries)
+	require.NoError(t, read.unmarshalFrame(f))
+	got := read.Entries.runs[0]
+	assert.True(t, got.known)
+	assert.Equal(t, wire.Checksum(sent.Entries.runs[0].body), got.sum)
+}
+
+// A part of a run has another checksum than all of it.
+func TestPartsOfRunsHaveNoChecksum(t *testing.T) {
+	whole := summedRun(rand.New(rand.NewPCG(5, 6)), 1, 1, 10, 10_000).summed()
+	require.True(t, whole.known)
+	log := newLog(StorageState{})
+	log.appendRun(whole)
+	for from := Index(1); from <= 10; from++ {
+		for _, got := range log.from(from, 35_000).runs {
+			assert.False(t, got.known, fmt.Sprint(from))
+		}
+	}
+	assert.Equal(t, whole, log.from(1, 1<<20).runs[0])
+	assert.False(t, Entries{log.runs}.upTo(9).runs[0].known)
+}
+
+// What a member has on its disk can be read after a restart, whoever has computed the
+// checksums.
+func TestLargeCommandsSurviveARestart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.ToSlash(t.TempDir())
+	storage, err := openDiskStorage(vfs.OS(), dir, wal.Options{})
+	require.NoError(t, err)
+	r := rand.New(rand.NewPCG(7, 8))
+	own := Entries{[]run{summedRun(r, 1, 1, 3, 50_000).summed(), summedRun(r, 1, 4, 1, 100)}}
+	require.NoError(t, storage.Save(SaveBatch{Entries: own}))
+	_, read := arrived(t, &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, PrevLogIndex: 4, PrevLogTerm: 1, Entries: Entries{[]run{summedRun(r, 1, 5, 3, 50_000)}}})
+	require.True(t, read.Entries.runs[0].known)
+	require.NoError(t, storage.Save(SaveBatch{Entries: read.Entries}))
+	require.NoError(t, storage.Close())
+
+	storage, err = openDiskStorage(vfs.OS(), dir, wal.Options{})
+	require.NoError(t, err)
+	entries, err := storage.Entries(1, 7, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, 7, entries.Len())
+	require.NoError(t, storage.Close())
+}
