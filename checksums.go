@@ -1,10 +1,15 @@
 package raft
 
-import "github.com/seed-8da499c8/raft/internal/wire"
+import (
+	"slices"
 
-// The bytes of entries are read for their checksum once by the leader that appends them,
-// and once by each follower, which derives it from that of the frame that brought them:
-// frames and the logs of all members share it.
+	"github.com/seed-8da499c8/raft/internal/crc32c"
+	"github.com/seed-8da499c8/raft/internal/wire"
+)
+
+// The bytes of many entries are read for their checksum once by the leader that appends
+// them, and once by each follower, which derives it from that of the frame that brought
+// them: the frames of append streams and the logs of all members share it.
 
 // summedBytes is how many bytes have a checksum that is kept: with fewer it costs as much
 // to derive one.
@@ -19,25 +24,26 @@ type checksum struct {
 // summed returns the run with its checksum, if that is worth it.
 func (r run) summed() run {
 	if len(r.body) >= summedBytes {
-		r.checksum = checksum{wire.Checksum(r.body), true}
+		r.checksum = checksum{crc32c.Checksum(r.body), true}
 	}
 	return r
 }
 
-// part returns the stretch of a buffer that entries end which were encoded there.
+// part returns where the bodies are in a buffer in which the encoded entries end there,
+// and their checksum; none if nothing is known of it.
 func (e Entries) part(end int) (p wire.Part) {
-	n := e.Size()
-	if n < summedBytes || e.groupCount(0) != e.Len() {
-		return p // with the head of a group between its bodies it is no stretch of them
+	known := slices.ContainsFunc(e.runs, func(r run) bool { return r.known })
+	if !known || e.groupCount(0) != e.Len() { // heads of groups stand between the bodies
+		return p
 	}
 	for _, r := range e.runs {
 		if r.known {
-			p.Sum = wire.Join(p.Sum, r.sum, len(r.body))
+			p.Sum = crc32c.Join(p.Sum, r.sum, len(r.body))
 		} else {
-			p.Sum = wire.Extend(p.Sum, r.body)
+			p.Sum = crc32c.Extend(p.Sum, r.body)
 		}
 	}
-	p.From, p.To = end-n, end
+	p.From, p.To = end-e.Size(), end
 	return p
 }
 
@@ -57,8 +63,11 @@ func (m *AppendEntries) unmarshalFrame(f *frame) error {
 		return err
 	}
 	if n := m.Entries.Size(); n >= summedBytes && len(m.Entries.runs) == 1 {
+		r := &m.Entries.runs[0]
 		end := cap(f.body) - cap(f.message) + len(f.message) - c.entriesEnd // both reach to the same capacity
-		m.Entries.runs[0].checksum = checksum{wire.Cut(f.body, f.sum, end-n, end), true}
+		if at := end - n; at >= 0 && end <= len(f.body) && &f.body[at] == &r.body[0] {
+			r.checksum = checksum{crc32c.Cut(f.body, f.sum, at, end), true}
+		}
 	}
 	return nil
 }

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"testing"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 	"github.com/seed-8da499c8/raft/internal/wal"
 	"github.com/seed-8da499c8/raft/internal/wire"
@@ -28,20 +31,23 @@ func summedRun(r *rand.Rand, term Term, first Index, count, size int) run {
 	return made
 }
 
-// arrived is what the peer makes of a message: it goes through a frame.
-func arrived(t *testing.T, m *AppendEntries) (*frame, *AppendEntries) {
+// arrived is what the peer makes of a message: it goes through a frame, behind another.
+func arrived(t *testing.T, m *AppendEntries) *AppendEntries {
 	t.Helper()
 	w := &frameWriter{}
+	require.NoError(t, w.encode(&outgoing{kind: kindAlive}))
 	require.NoError(t, w.encode(&outgoing{kind: kindStreamedAppend, id: 1 << 40, body: m}))
+	r := bufio.NewReader(bytes.NewReader(w.buffer))
+	_, _, err := wire.ReadFrame(r, &wire.Gate{})
+	require.NoError(t, err)
 	f := new(frame)
-	var err error
-	f.body, f.sum, err = wire.ReadFrame(bufio.NewReader(bytes.NewReader(w.buffer)), &wire.Gate{})
+	f.body, f.sum, err = wire.ReadFrame(r, &wire.Gate{})
 	require.NoError(t, err, "the frame has a wrong checksum")
 	_, _, f.message, err = wire.ParseBody(f.body)
 	require.NoError(t, err)
 	read := new(AppendEntries)
 	require.NoError(t, read.unmarshalFrame(f))
-	return f, read
+	return read
 }
 
 // However entries were batched, frames with them have the right checksum, and who receives
@@ -58,24 +64,27 @@ func TestChecksumsOfEntriesAreShared(t *testing.T) {
 		}
 		next, terms := m.PrevLogIndex+1, r.IntN(8) == 0
 		for i := range 1 + r.IntN(4) {
-			term := Term(3)
+			term, size := Term(3), r.IntN(8000)
 			if terms {
 				term += Term(i)
 			}
-			made := summedRun(r, term, next, 1+r.IntN(20), r.IntN(8000))
+			if round == 0 {
+				size = 300_000 // such a frame is not read in one piece
+			}
+			made := summedRun(r, term, next, 1+r.IntN(20), size)
 			if r.IntN(3) > 0 {
 				made = made.summed()
 			}
 			m.Entries.runs, next = append(m.Entries.runs, made), made.last()+1
 		}
-		_, read := arrived(t, m)
+		read := arrived(t, m)
 		require.Equal(t, m.Entries.Len(), read.Entries.Len())
 		require.Equal(t, m.Entries.Size(), read.Entries.Size())
 		for _, got := range read.Entries.runs {
 			shared := len(read.Entries.runs) == 1 && len(got.body) >= summedBytes
 			require.Equal(t, shared, got.known, "round %d: %d bytes", round, len(got.body))
 			if got.known {
-				require.Equal(t, wire.Checksum(got.body), got.sum, "round %d: %d bytes", round, len(got.body))
+				require.Equal(t, crc32c.Checksum(got.body), got.sum, "round %d: %d bytes", round, len(got.body))
 			}
 		}
 	}
@@ -94,7 +103,7 @@ func TestChecksumsWithFieldsOfALaterRelease(t *testing.T) {
 	body := wire.AppendArrayLen(make([]byte, 0, 1<<20), 4)
 	body = append(wire.AppendUint(wire.AppendUint(body, kindStreamedAppend), 1), message...)
 	body = wire.AppendString(body, "more in the frame")
-	f := &frame{body: body, sum: wire.Checksum(body)}
+	f := &frame{body: body, sum: crc32c.Checksum(body)}
 	_, _, f.message, err = wire.ParseBody(body)
 	require.NoError(t, err)
 	require.Len(t, f.message, len(message))
@@ -102,7 +111,7 @@ func TestChecksumsWithFieldsOfALaterRelease(t *testing.T) {
 	require.NoError(t, read.unmarshalFrame(f))
 	got := read.Entries.runs[0]
 	assert.True(t, got.known)
-	assert.Equal(t, wire.Checksum(sent.Entries.runs[0].body), got.sum)
+	assert.Equal(t, crc32c.Checksum(sent.Entries.runs[0].body), got.sum)
 }
 
 // A part of a run has another checksum than all of it.
@@ -125,20 +134,71 @@ func TestPartsOfRunsHaveNoChecksum(t *testing.T) {
 func TestLargeCommandsSurviveARestart(t *testing.T) {
 	t.Parallel()
 	dir := filepath.ToSlash(t.TempDir())
-	storage, err := openDiskStorage(vfs.OS(), dir, wal.Options{})
+	storage, err := openDiskStorage(vfs.OS(), dir, wal.Options{SegmentBytes: 1 << 20})
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(7, 8))
 	own := Entries{[]run{summedRun(r, 1, 1, 3, 50_000).summed(), summedRun(r, 1, 4, 1, 100)}}
 	require.NoError(t, storage.Save(SaveBatch{Entries: own}))
-	_, read := arrived(t, &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, PrevLogIndex: 4, PrevLogTerm: 1, Entries: Entries{[]run{summedRun(r, 1, 5, 3, 50_000)}}})
+	read := arrived(t, &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, PrevLogIndex: 4, PrevLogTerm: 1, Entries: Entries{[]run{summedRun(r, 1, 5, 3, 50_000)}}})
 	require.True(t, read.Entries.runs[0].known)
 	require.NoError(t, storage.Save(SaveBatch{Entries: read.Entries}))
 	require.NoError(t, storage.Close())
 
-	storage, err = openDiskStorage(vfs.OS(), dir, wal.Options{})
+	storage, err = openDiskStorage(vfs.OS(), dir, wal.Options{SegmentBytes: 1 << 20})
 	require.NoError(t, err)
 	entries, err := storage.Entries(1, 7, 1<<20)
 	require.NoError(t, err)
-	require.Equal(t, 7, entries.Len())
+	require.Equal(t, slices.Concat(slices.Collect(own.All()), slices.Collect(read.Entries.All())), slices.Collect(entries.All()))
 	require.NoError(t, storage.Close())
+}
+
+// summedStorage counts the runs with many bytes that were saved with and without a checksum.
+type summedStorage struct {
+	*diskStorage
+	summed, others atomic.Int64
+}
+
+func (s *summedStorage) Save(batch SaveBatch) error {
+	for _, r := range batch.Entries.runs {
+		switch {
+		case r.known:
+			s.summed.Add(1)
+		case len(r.body) >= summedBytes:
+			s.others.Add(1)
+		}
+	}
+	return s.diskStorage.Save(batch)
+}
+
+// Large commands are committed over TCP, and what all members have on their disks can be
+// read again. No member computes a checksum when it writes them.
+func TestLargeCommandsOverTCPAreOnAllDisks(t *testing.T) {
+	t.Parallel()
+	root := filepath.ToSlash(t.TempDir())
+	open := func(id NodeID) *diskStorage {
+		s, err := openDiskStorage(vfs.OS(), root+"/"+string(id), wal.Options{SegmentBytes: 1 << 20})
+		require.NoError(t, err)
+		return s
+	}
+	storages := map[NodeID]*summedStorage{}
+	peers, newTransport := loopbackPeers(t)
+	testClusterWith(t, peers, newTransport, 40_000, func(id NodeID) Storage {
+		storages[id] = &summedStorage{diskStorage: open(id)}
+		return storages[id]
+	})
+	var want []LogEntry
+	for id, s := range storages {
+		assert.GreaterOrEqual(t, s.summed.Load(), int64(19), id)
+		assert.LessOrEqual(t, s.others.Load(), int64(1), "%s: but for what came with another term's", id)
+		require.NoError(t, s.Close())
+		opened := open(id)
+		entries, err := opened.Entries(1, 22, 64<<20)
+		require.NoError(t, err)
+		got := slices.Collect(entries.All())
+		if want == nil {
+			want = got
+		}
+		assert.Equal(t, want, got, id)
+		require.NoError(t, opened.Close())
+	}
 }

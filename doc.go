@@ -394,8 +394,8 @@
 //
 // In internal, wal is the log on the disk and its recovery, snapshot is files of
 // snapshots, vfs is the few file operations that both need, with a twin in memory
-// that can crash at each of them, quorum is the arithmetic of majorities, wire is frames, handshake and
-// MessagePack, and sim is the world in which tests let whole clusters live and
+// that can crash at each of them, crc32c is their checksum, quorum is the arithmetic of majorities, wire is
+// frames, handshake and MessagePack, and sim is the world in which tests let whole clusters live and
 // die, and testenv is how tests are run. None of them knows package raft. A module of its own there, lincheck,
 // judges what the clients of such a cluster saw, and the program mutants the
 // tests themselves. Another module, bench, compares this library with others.

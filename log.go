@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
@@ -641,6 +642,9 @@ func (l *raftLog) checkInvariants(must func(ok bool, format string, args ...any)
 			must(false, "run of %d entries of term %d at %d follows entry %d", r.count, r.term, r.first, next-1)
 		}
 		next, bytes = r.last()+1, bytes+r.weight()
+	}
+	if n := len(l.runs); n > 0 && l.runs[n-1].known { // each was the last once
+		must(l.runs[n-1].sum == crc32c.Checksum(l.runs[n-1].body), "the checksum of the run at %d is wrong", l.runs[n-1].first)
 	}
 	must(next == l.end+1 && bytes == l.cachedBytes, "%d bytes of entries up to %d are in memory, counted as %d up to %d", bytes, next-1, l.cachedBytes, l.end)
 	must(l.cachedFrom() > l.compacted.Index && l.cachedFrom() <= max(l.durable, l.compacted.Index)+1, "entries are in memory from %d on, durable up to %d", l.cachedFrom(), l.durable)

@@ -40,7 +40,7 @@ type codec struct {
 	r       wire.Reader
 	left    int
 
-	entriesEnd int // in dst; reading: before the end of the message
+	entriesEnd int // in dst; reading: how many bytes of the message follow them
 }
 
 // appending returns a codec that appends a message to dst.

@@ -22,7 +22,8 @@ import (
 // as the cause.
 type StateMachine interface {
 	// Apply executes one committed command, in log order. The command is
-	// valid only during the call and must not be changed: copy what is kept.
+	// valid only during the call and must not be changed: the log may still have
+	// to write it, or send it. Copy what is kept.
 	// The response belongs to raft after the return. err is part of the
 	// result: it reaches the proposer as [*ApplyError] and stops nothing.
 	Apply(command []byte) (response []byte, err error)

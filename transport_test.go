@@ -94,6 +94,12 @@ func TestClusterOverUnixSockets(t *testing.T) {
 
 func TestClusterOverTCP(t *testing.T) {
 	t.Parallel()
+	peers, newTransport := loopbackPeers(t)
+	testCluster(t, peers, newTransport)
+}
+
+// loopbackPeers returns three members that listen on ports of their own.
+func loopbackPeers(t *testing.T) (map[NodeID]string, func(NodeID) Transport) {
 	peers := map[NodeID]string{}
 	listeners := map[NodeID]net.Listener{}
 	for _, id := range []NodeID{"a", "b", "c"} {
@@ -101,9 +107,9 @@ func TestClusterOverTCP(t *testing.T) {
 		require.NoError(t, err)
 		listeners[id], peers[id] = l, l.Addr().String()
 	}
-	testCluster(t, peers, func(id NodeID) Transport {
+	return peers, func(id NodeID) Transport {
 		return NewTCPTransport(peers, 500*time.Millisecond, WithListener(listeners[id]))
-	})
+	}
 }
 
 // countingMachine answers each command with how many it has applied, and
@@ -118,12 +124,18 @@ func (m *countingMachine) Snapshot() ([]byte, error) { return nil, nil }
 func (m *countingMachine) Restore([]byte) error      { return nil }
 
 func testCluster(t *testing.T, peers map[NodeID]string, newTransport func(NodeID) Transport) {
+	testClusterWith(t, peers, newTransport, 0, func(NodeID) Storage { return NewMemoryStorage() })
+}
+
+// testClusterWith has 40 commands of at least so many bytes applied, with the leader stopped
+// in the middle.
+func testClusterWith(t *testing.T, peers map[NodeID]string, newTransport func(NodeID) Transport, bytes int, newStorage func(NodeID) Storage) {
 	nodes := map[NodeID]*Node{}
 	machines := map[NodeID]*countingMachine{}
 	var running sync.WaitGroup
 	for id := range peers {
 		config := NewConfig(id, peers[id], peers)
-		config.Storage = NewMemoryStorage()
+		config.Storage = newStorage(id)
 		config.HeartbeatInterval, config.ElectionTimeout = 50*time.Millisecond, 600*time.Millisecond // no busy machine is so slow
 		machines[id] = new(countingMachine)
 		n, err := NewNode(config, machines[id], newTransport(id))
@@ -147,7 +159,7 @@ func testCluster(t *testing.T, peers map[NodeID]string, newTransport func(NodeID
 		}
 	}
 	for i := range 20 {
-		propose(strings.Repeat("x", i))
+		propose(strings.Repeat("x", bytes+i))
 	}
 	for id, n := range nodes {
 		if s := n.Status(); s.Role == Leader {
@@ -157,7 +169,7 @@ func testCluster(t *testing.T, peers map[NodeID]string, newTransport func(NodeID
 		}
 	}
 	for i := range 20 {
-		propose(strings.Repeat("y", i))
+		propose(strings.Repeat("y", bytes+i))
 	}
 	for id := range nodes {
 		require.Eventually(t, func() bool { return machines[id].applied.Load() == 40 }, 5*time.Second, time.Millisecond)

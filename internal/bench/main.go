@@ -78,5 +78,9 @@ func runMatrix(ctx context.Context) error {
 	if measured != nil {
 		*readme = ""
 	}
-	return errors.Join(measured, writeReport(m.out, *readme))
+	err = errors.Join(measured, writeReport(m.out, *readme))
+	if m.failed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d cells failed; the same command measures them again", m.failed))
+	}
+	return err
 }

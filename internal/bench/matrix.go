@@ -26,6 +26,7 @@ type matrix struct {
 	touch    bool
 	profiles bool
 	progress io.Writer
+	failed   int // of the cells measured
 }
 
 // cell is one measurement of it.
@@ -99,6 +100,9 @@ func (m *matrix) measureAll(ctx context.Context, cells []cell) error {
 		}
 		if err := appendResult(resultsFile(m.out), r); err != nil {
 			return err
+		}
+		if r.Error != "" {
+			m.failed++
 		}
 		pace.took(c, time.Since(began))
 		fmt.Fprintf(m.progress, " %s  (%v left)\n", r, pace.left(cells[i+1:]))

@@ -101,7 +101,7 @@ func (t task) run(ctx context.Context) ([]byte, error) {
 	err = cmd.Wait()
 	_ = cmd.Cancel()
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, firstLines(problems.String(), 20))

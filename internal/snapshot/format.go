@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -36,8 +36,6 @@ const maxChunkBytes = 1 << 20
 // maxMetadataBytes bounds the metadata, which is held in memory.
 const maxMetadataBytes = 1 << 30
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // header is the beginning of a file.
 type header struct {
 	id          ID
@@ -64,7 +62,7 @@ func (h header) encode() []byte {
 }
 
 func headerChecksum(b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(b[:12], castagnoli), castagnoli, b[16:])
+	return crc32c.Extend(crc32c.Checksum(b[:12]), b[16:])
 }
 
 // decodeHeader reads a header. The error is a vfs.NewerError if a later release
@@ -176,6 +174,6 @@ func partChecksum(b []byte, identity uint64, offset int64) uint32 {
 	var seed [16]byte
 	binary.BigEndian.PutUint64(seed[:], identity)
 	binary.BigEndian.PutUint64(seed[8:], uint64(offset))
-	crc := crc32.Update(crc32.Checksum(seed[:], castagnoli), castagnoli, b[:4])
-	return crc32.Update(crc, castagnoli, b[8:])
+	crc := crc32c.Extend(crc32c.Checksum(seed[:]), b[:4])
+	return crc32c.Extend(crc, b[8:])
 }

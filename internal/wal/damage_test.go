@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/testenv"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
@@ -446,7 +447,7 @@ func mendBatch(file []byte, at int64, previous uint32) (sum uint32, length int64
 	}
 	if end := headBytes + int64(h.recordsLength); end <= int64(len(b)) {
 		mendRuns(b[headBytes:end], b[end:])
-		h.recordChecksum = checksum(b[headBytes:end])
+		h.recordChecksum = crc32c.Checksum(b[headBytes:end])
 	}
 	return h.encode(b, get.Uint64(file[24:]), at), h.length()
 }
@@ -465,7 +466,7 @@ func mendRuns(records, bodies []byte) {
 			if uint64(length) > uint64(len(bodies)) {
 				return
 			}
-			binary.BigEndian.PutUint32(records[24:], checksum(bodies[:length]))
+			binary.BigEndian.PutUint32(records[24:], crc32c.Checksum(bodies[:length]))
 			bodies = bodies[length:]
 		}
 		records = records[size:]

@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -54,10 +54,6 @@ const farthest = 1 << 62
 
 // sealBytes is what every segment keeps free at its end for its seal.
 var sealBytes = align(headBytes + 1)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
 // align rounds up to where a batch may start.
 func align(n int64) int64 { return (n + 7) &^ 7 }
@@ -116,7 +112,7 @@ func (h header) encode() []byte {
 
 // headerChecksum is of everything but itself.
 func headerChecksum(b []byte) uint32 {
-	return crc32.Update(checksum(b[:12]), castagnoli, b[16:])
+	return crc32c.Extend(crc32c.Checksum(b[:12]), b[16:])
 }
 
 // headerLength reads how long a header is, from its first headerBytes.
@@ -208,9 +204,9 @@ func headChecksum(b []byte, salt uint64, offset int64) uint32 {
 	binary.BigEndian.PutUint64(seed[8:], uint64(offset))
 	crc := ^uint32(0)
 	for _, v := range seed {
-		crc = castagnoli[byte(crc)^v] ^ crc>>8
+		crc = crc32c.Table[byte(crc)^v] ^ crc>>8
 	}
-	return crc32.Update(^crc, castagnoli, b[8:headBytes])
+	return crc32c.Extend(^crc, b[8:headBytes])
 }
 
 // decodeHead reads the head at an offset; false if there is none.

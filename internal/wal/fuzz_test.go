@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -127,7 +128,7 @@ func FuzzRecords(f *testing.F) {
 	for _, s := range append(specimenSteps(), startedAnewSteps()...) {
 		r := records{state: s.batch.State, commit: s.batch.Commit, compact: s.batch.Compact}
 		for _, run := range s.batch.Runs {
-			r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), checksum(run.Body)})
+			r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), crc32c.Checksum(run.Body)})
 		}
 		f.Add(r.appendTo(nil))
 	}

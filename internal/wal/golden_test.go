@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -52,7 +53,7 @@ func TestGoldenFormat(t *testing.T) {
 	none.base.state = nil
 	r := everything()
 	b := r.appendTo(make([]byte, headBytes))
-	head{number: 0x71, syncedThrough: 0x70, previous: 0x72, recordsLength: uint32(len(b) - headBytes), bodiesLength: 0x38, recordChecksum: checksum(b[headBytes:])}.encode(b, h.salt, 0x78)
+	head{number: 0x71, syncedThrough: 0x70, previous: 0x72, recordsLength: uint32(len(b) - headBytes), bodiesLength: 0x38, recordChecksum: crc32c.Checksum(b[headBytes:])}.encode(b, h.salt, 0x78)
 	checkGolden(t, goldenFormat, []string{
 		fmt.Sprintf("header: %x", h.encode()),
 		fmt.Sprintf("header with an empty state: %x", empty.encode()),

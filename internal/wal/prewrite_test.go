@@ -60,6 +60,14 @@ func TestBatchesGoWhereTheDiskWasWritten(t *testing.T) {
 	require.NoError(t, reopened.Close())
 }
 
+// A batch of 128 KiB is worth it, too.
+func TestZerosAheadOfMiddlingBatches(t *testing.T) {
+	log, _, reach := prewriting(t, 4*largeBatch)
+	require.NoError(t, log.Append(batchOf(1, 128<<10).batch))
+	require.GreaterOrEqual(t, *reach, log.position+128<<10)
+	require.NoError(t, log.Close())
+}
+
 // Nothing is written ahead of large batches, nor in files that were used before.
 func TestNothingIsWrittenAheadInVain(t *testing.T) {
 	log, _, reach := prewriting(t, 4*largeBatch)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -122,7 +123,7 @@ func (p piece) read(runs []Run) ([]Run, error) {
 	for i, s := range p.spans {
 		start := int64(s.offset) - p.offset
 		body := buffer[start : start+int64(s.length) : start+int64(s.length)]
-		if checksum(body) != s.checksum {
+		if crc32c.Checksum(body) != s.checksum {
 			return nil, vfs.Corruptf(p.segment.name, int64(s.offset), "entries %d to %d are not what was written", s.first, s.last())
 		}
 		runs = append(runs, Run{Term: p.terms[i], First: s.first, Count: int(s.count), Total: int(s.total), Body: body})

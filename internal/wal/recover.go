@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"slices"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -237,7 +237,7 @@ func (r *recovery) readRecords(s *segment, h head) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if checksum(b) != h.recordChecksum {
+	if crc32c.Checksum(b) != h.recordChecksum {
 		return false, nil
 	}
 	r.buffer = append(r.buffer[:0], b...) // the window moves on
@@ -391,7 +391,7 @@ func (w *window) checksum(pos, n int64) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		sum = crc32.Update(sum, castagnoli, b)
+		sum = crc32c.Extend(sum, b)
 		pos += int64(len(b))
 		n -= int64(len(b))
 	}

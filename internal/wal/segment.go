@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -104,7 +105,7 @@ func (l *Log) seal(s *segment, offset int64) error {
 	b := r.appendTo(make([]byte, headBytes, sealBytes))
 	h := head{
 		number: l.next, syncedThrough: l.next - 1, previous: l.previous,
-		recordsLength: uint32(len(b) - headBytes), recordChecksum: checksum(b[headBytes:]),
+		recordsLength: uint32(len(b) - headBytes), recordChecksum: crc32c.Checksum(b[headBytes:]),
 	}
 	h.encode(b, s.salt, offset)
 	if _, err := s.file.WriteAt(b[:sealBytes], offset); err != nil {

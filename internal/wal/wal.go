@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -213,7 +214,7 @@ func (l *Log) Append(b Batch) error {
 			return fmt.Errorf("a run of %d entries in %d bytes is too large for a log", run.Count, len(run.Body))
 		}
 		if !run.Summed {
-			run.Sum = checksum(run.Body)
+			run.Sum = crc32c.Checksum(run.Body)
 		}
 		r.runs = append(r.runs, runRecord{run.Term, run.First, uint32(run.Count), uint32(len(run.Body)), run.Sum})
 		l.pieces = append(l.pieces, run.Body)
@@ -261,7 +262,7 @@ func (l *Log) write(r *records) error {
 	h := head{
 		number: l.next, syncedThrough: l.next - 1, previous: l.previous,
 		recordsLength: uint32(len(l.buffer) - headBytes), bodiesLength: uint32(bodies),
-		recordChecksum: checksum(l.buffer[headBytes:]),
+		recordChecksum: crc32c.Checksum(l.buffer[headBytes:]),
 	}
 	if err := l.makeRoom(h.length()); err != nil {
 		return l.fail(err)
@@ -287,7 +288,7 @@ var zeros [512 << 10]byte
 
 const (
 	leastAhead = 64 << 10  // of zeros
-	largeBatch = 256 << 10 // gains less where the disk was written before than zeros cost
+	largeBatch = 256 << 10 // costs more with zeros than a quicker sync gains, where bandwidth is short
 )
 
 // ahead returns the zeros that are to be written behind a batch that ends there, so that

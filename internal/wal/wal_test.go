@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
 
@@ -51,5 +52,24 @@ func TestAppendAndReopen(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Contents{State: []byte("state 49"), Commit: 51, Compacted: Position{51, 7}, Last: Position{53, 8}, Terms: []TermStart{{52, 7}, {53, 8}}}, contents)
 	require.Less(t, len(segmentsOf(disk.Files())), 5)
+	require.NoError(t, log.Close())
+}
+
+// A caller who knows the checksum of a body saves the log the reading of it.
+func TestChecksumOfTheCaller(t *testing.T) {
+	disk := vfs.NewMemory()
+	log, _, err := Open(disk, "log", Options{})
+	require.NoError(t, err)
+	right, wrong := run(1, 1, "one", "two"), run(1, 3, "three")
+	right.Summed, right.Sum = true, crc32c.Checksum(right.Body)
+	wrong.Summed, wrong.Sum = true, right.Sum
+	require.NoError(t, log.Append(Batch{Runs: []Run{right}}))
+	require.NoError(t, log.Append(Batch{Runs: []Run{wrong}}))
+	runs, err := log.Read(1, 2, 1<<20)
+	require.NoError(t, err)
+	require.Equal(t, right.Body, runs[0].Body)
+	_, err = log.Read(3, 3, 1<<20)
+	var corrupt *CorruptError
+	require.ErrorAs(t, err, &corrupt, "it was looked at again")
 	require.NoError(t, log.Close())
 }

@@ -51,6 +51,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/seed-8da499c8/raft/internal/crc32c"
 )
 
 // The limits of a frame's length field.
@@ -101,10 +103,10 @@ func EndFrame(dst []byte, start int, known Part) error {
 	binary.BigEndian.PutUint32(frame, uint32(length))
 	sum, rest := uint32(0), frame[headerBytes:]
 	if n := known.To - known.From; n > 0 {
-		sum = Join(Checksum(dst[start+headerBytes:known.From]), known.Sum, n)
+		sum = crc32c.Join(crc32c.Checksum(dst[start+headerBytes:known.From]), known.Sum, n)
 		rest = dst[known.To:]
 	}
-	binary.BigEndian.PutUint32(frame[4:], Extend(sum, rest))
+	binary.BigEndian.PutUint32(frame[4:], crc32c.Extend(sum, rest))
 	return nil
 }
 
@@ -142,7 +144,8 @@ func ReadFrame(r *bufio.Reader, gate *Gate) (body []byte, sum uint32, err error)
 		}
 	}
 	body, err = readBody(r, size, gate)
-	if sum = Checksum(body); err == nil && sum != binary.BigEndian.Uint32(header[4:]) {
+	sum = crc32c.Checksum(body)
+	if err == nil && sum != binary.BigEndian.Uint32(header[4:]) {
 		err = fmt.Errorf("%w: checksum of a frame of %d bytes does not match", ErrMalformed, length)
 	}
 	if err != nil {

@@ -1,21 +1,24 @@
-package wire
+// Package crc32c has the checksum of everything that is sent or stored, and derives that
+// of bytes from those of their parts, which need not be read again. None of them may have
+// 512 MiB.
+package crc32c
 
 import "hash/crc32"
 
-// Whoever has the checksum of a part of some bytes need not read that part again.
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// Table is that of CRC-32C.
+var Table = crc32.MakeTable(crc32.Castagnoli)
 
 // Checksum returns the CRC-32C of b.
-func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func Checksum(b []byte) uint32 { return crc32.Checksum(b, Table) }
 
 // Extend returns the checksum of bytes and b behind them, given that of the bytes.
-func Extend(sum uint32, b []byte) uint32 { return crc32.Update(sum, castagnoli, b) }
+func Extend(sum uint32, b []byte) uint32 { return crc32.Update(sum, Table, b) }
 
-// Join returns the checksum of bytes and n others behind them, given those of both.
+// Join returns the checksum of bytes and n others behind them, given those of both: it
+// reads neither.
 func Join(sum, others uint32, n int) uint32 { return shift(sum, n) ^ others }
 
-// Cut returns the checksum of b[from:to], given that of b.
+// Cut returns the checksum of b[from:to], given that of b: it reads the rest instead.
 func Cut(b []byte, sum uint32, from, to int) uint32 {
 	sum ^= shift(Checksum(b[:from]), len(b)-from) ^ Checksum(b[to:])
 	return shift(sum, to-len(b))
