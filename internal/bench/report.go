@@ -74,8 +74,12 @@ func summary(rs results) string {
 	}
 	var text strings.Builder
 	first, last := rs[0], rs[len(rs)-1]
-	fmt.Fprintf(&text, "Medians of %d rounds of %v s, revision %s, measured from %s to %s on %s.", len(rs.rounds()), last.Seconds,
-		strings.Join(rs.revisions(), " and "), first.At.Format(time.DateOnly), last.At.Format(time.DateOnly), last.Machine)
+	when, end := first.At.Format(time.DateOnly), last.At.Format(time.DateOnly)
+	if end != when {
+		when += " to " + end
+	}
+	fmt.Fprintf(&text, "Medians of %d rounds of %v s, revision %s, %s, on %s.", len(rs.rounds()), last.Seconds,
+		strings.Join(rs.revisions(), " and "), when, last.Machine)
 	disturbed, failed := 0, []string{}
 	for _, r := range rs {
 		if others, ok := median(r.Samples[otherCores]); ok && others > quietCores {
@@ -90,7 +94,7 @@ func summary(rs results) string {
 		}
 	}
 	if disturbed > 0 {
-		fmt.Fprintf(&text, " While %d of %d cells were measured other processes used more than %v CPUs.", disturbed, len(rs), quietCores)
+		fmt.Fprintf(&text, " In %d of %d cells other processes used more than %v CPUs.", disturbed, len(rs), quietCores)
 	}
 	text.WriteString("\n")
 	if len(failed) > 0 {
