@@ -27,10 +27,9 @@ type loop struct {
 	saves   chan *SaveBatch // one at a time
 	applies chan *applyTask // one at a time
 	chunks  chan snapshotArrived
+	applier *applier
 	task    *applyTask  // with the applier
 	stopped atomic.Bool // the applier is to leave what it has
-
-	readBytes int // how much the applier reads at once
 
 	alarm   *time.Timer   // wakes the loop
 	alarmAt time.Duration // at the deadline, or before
@@ -44,13 +43,14 @@ type loop struct {
 func newLoop(n *Node, d *driver, start time.Time) *loop {
 	l := &loop{
 		node: n, driver: d, start: start,
-		senders:   map[NodeID]*sender{},
-		saves:     make(chan *SaveBatch, 1),
-		applies:   make(chan *applyTask, 1),
-		chunks:    make(chan snapshotArrived, maxChunks),
-		readBytes: d.settings.maxApplyBytes, reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
+		senders:      map[NodeID]*sender{},
+		saves:        make(chan *SaveBatch, 1),
+		applies:      make(chan *applyTask, 1),
+		chunks:       make(chan snapshotArrived, maxChunks),
+		reconfigured: d.core.reconfigured, fingerprint: d.core.settings.fingerprint,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.applier = newApplier(l.ctx, n.machine, n.sessions, n.storage, d.settings.maxApplyBytes, l.report, &l.stopped)
 	l.alarm = time.AfterFunc(0, n.inbox.signal)
 	n.lease.start = start
 	return l
@@ -87,7 +87,7 @@ func (l *loop) serve(ctx context.Context) error {
 		clear(in.events)
 		events = in.events
 		for _, answer := range in.asked {
-			answer <- l.driver.status(now)
+			answer <- l.status(now)
 		}
 		if err := l.carryOut(work); err != nil {
 			return err
@@ -98,6 +98,13 @@ func (l *loop) serve(ctx context.Context) error {
 		l.setAlarm(now)
 	}
 	return nil
+}
+
+// status is what the driver knows, and what those know whom the applier has answered.
+func (l *loop) status(now time.Duration) Status {
+	s := l.driver.status(now)
+	s.AppliedIndex = max(s.AppliedIndex, Index(l.applier.answered.Load()))
+	return s
 }
 
 // setAlarm has the loop woken at the driver's deadline, or before: that moves away
@@ -313,9 +320,8 @@ func (l *loop) apply() {
 			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
 		}
 	}()
-	a := newApplier(l.ctx, l.node.machine, l.node.sessions, l.node.storage, l.readBytes, l.report, &l.stopped)
 	for task := range l.applies {
-		if err := a.run(task); err != nil {
+		if err := l.applier.run(task); err != nil {
 			l.node.inbox.post(failed{fmt.Errorf("node %s: %w", l.node.config.ID, err)})
 			break
 		}
@@ -335,7 +341,7 @@ func (l *loop) shutDown(cause error) {
 	n, d := l.node, l.driver
 	l.stopped.Store(true)
 	n.lease.show(0, d.applied)
-	left := n.close(d.status(l.now()), cause)
+	left := n.close(l.status(l.now()), cause)
 	for _, r := range slices.Concat(d.replies, d.appendReplies) { // before those in the inbox: they came earlier
 		r.respond(nil, stoppedBy(n.config.ID, cause))
 	}

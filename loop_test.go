@@ -69,6 +69,18 @@ func TestStatusInACallbackOfAFailingStepIsAnswered(t *testing.T) {
 	require.Contains(t, status.Reason, "the disk is gone")
 }
 
+// Who has the answer to a command finds it applied in the status, even before the loop has
+// heard of it from the applier.
+func TestStatusIsNotOlderThanAnAnswer(t *testing.T) {
+	l := newStoppedLoop(t)
+	var status Status
+	run := waitingRun{first: 1, term: 1, proposals: []proposal{{done: func(Result, error) { status = l.status(0) }}}}
+	command := LogEntry{Term: 1, Index: 1, Kind: EntryCommand}
+	require.NoError(t, l.applier.run(&applyTask{first: 1, last: 1, entries: MakeEntries(command), waiting: []waitingRun{run}}))
+	require.Equal(t, Index(1), status.AppliedIndex)
+	l.shutDown(nil)
+}
+
 // Answers to a sender's AppendEntries keep their order to the end: what waits
 // for the disk came before what is still in the inbox.
 func TestAppendsAreAnsweredInOrderAtTheEnd(t *testing.T) {

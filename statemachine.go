@@ -150,6 +150,8 @@ type applier struct {
 	storage   Storage           // has what is not in memory
 	readBytes int               // how much is read at once
 
+	answered atomic.Uint64 // up to which entry proposers were answered; the loop learns it later
+
 	size     int // of the next chunk, in commands
 	commands []Command
 	results  []ApplyResult
@@ -330,7 +332,9 @@ func (a *applier) execute() (err error) {
 // answer ends the waits for the commands gathered.
 func (a *applier) answer(task *applyTask) {
 	commands, results, steps := a.commands, a.results, a.steps
-	for _, w := range task.claim(a.lastGathered()) {
+	last := a.lastGathered()
+	a.answered.Store(uint64(last)) // before: who has an answer sees it in the status
+	for _, w := range task.claim(last) {
 		for i := range w.proposals {
 			index := w.first + Index(i)
 			for len(steps) > 0 && steps[0].Index < index {
