@@ -173,7 +173,7 @@ func submit(ctx context.Context, node *raft.Node, command string) (raft.Result, 
 		result, err := node.Propose(ctx, []byte(command))
 		var notLeader *raft.NotLeaderError
 		if !errors.As(err, &notLeader) || notLeader.Leader != "" {
-			return result, err // done, or to be asked of notLeader.Address
+			return result, err // done, or for the process of notLeader.Leader
 		}
 		watch, cancel := context.WithCancel(ctx)
 		for leadership := range node.WatchLeader(watch) {

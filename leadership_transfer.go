@@ -49,13 +49,13 @@ func (c *core) checkSuccessor(to NodeID) error {
 	}
 }
 
-// mostUpToDate returns the voter in contact that has most of the log; empty: there is
-// none.
+// mostUpToDate returns the voter in contact that is known to have most of the log; empty:
+// none is.
 func (c *core) mostUpToDate(now time.Duration) (best NodeID) {
 	var match Index
 	for _, id := range c.configuration.incoming {
 		p := c.peer(id)
-		if p != nil && !p.otherDisk && now < p.contact+c.settings.electionTimeout && (best == "" || p.match > match) {
+		if p != nil && !p.otherDisk && now < p.contact+c.settings.electionTimeout && p.match > match {
 			best, match = id, p.match
 		}
 	}

@@ -40,6 +40,8 @@ type Node struct {
 	lease  leaseView
 	toStop atomic.Bool // the loop is to end
 
+	callsLeft atomic.Int64 // of calls below, and of those that are made after the end
+
 	mu       sync.Mutex // guards what follows
 	ran      bool
 	stopping bool
@@ -50,6 +52,7 @@ type Node struct {
 	watchers watchers
 	calls    []func()       // callbacks with errors, see callBack
 	calling  bool           // a goroutine makes them
+	slowed   chan struct{}  // closed when they have caught up; nil: nobody waits for that
 	callers  sync.WaitGroup // of that goroutine
 }
 
@@ -228,9 +231,15 @@ func (n *Node) leave(ctx context.Context, w *waiter) error {
 // the queue of proposals is full. Successes come in the order of the log;
 // failures may overtake them. done must not wait for anything; it may call
 // ProposeAsync. A nil done ignores the outcome.
+//
+// Whoever proposes on regardless is called back more slowly than it is refused: while more
+// than 16,384 callbacks with errors wait, ProposeAsync takes up to 10 ms.
 func (n *Node) ProposeAsync(command []byte, done func(Result, error)) {
 	if done == nil {
 		done = func(Result, error) {}
+	}
+	if n.callsLeft.Load() > maxCalls {
+		n.slowDown()
 	}
 	err := n.checkCommand(command)
 	if err == nil {
@@ -255,8 +264,12 @@ func (n *Node) checkCommand(command []byte) error {
 func (n *Node) callBack(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.callsLeft.Add(1)
 	if n.finished {
-		go f()
+		go func() {
+			defer n.callMade()
+			f()
+		}()
 		return
 	}
 	if n.calls = append(n.calls, f); !n.calling {
@@ -286,7 +299,40 @@ func (n *Node) makeCalls() {
 		n.calls[0] = nil
 		n.calls = n.calls[1:]
 		n.mu.Unlock()
+		n.callMade()
 		call()
+	}
+}
+
+// maxCalls is how many callbacks with errors may wait without slowing down who proposes.
+const maxCalls = 1 << 14
+
+// slowDown waits until callbacks have caught up, but not for long: its caller may be one.
+func (n *Node) slowDown() {
+	n.mu.Lock()
+	if n.slowed == nil {
+		n.slowed = make(chan struct{})
+	}
+	caughtUp := n.slowed
+	n.mu.Unlock()
+	patience := time.NewTimer(10 * time.Millisecond)
+	defer patience.Stop()
+	select {
+	case <-caughtUp:
+	case <-patience.C:
+	}
+}
+
+// callMade takes note that a callback does not wait any more.
+func (n *Node) callMade() {
+	if n.callsLeft.Add(-1) != maxCalls {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.slowed != nil {
+		close(n.slowed)
+		n.slowed = nil
 	}
 }
 

@@ -833,6 +833,41 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 	})
 }
 
+// Whoever proposes on regardless, hundreds of thousands of times, is slowed down to the pace of its own
+// callbacks: no more than about 16,384 of them wait, and the end waits for no more.
+func TestA11CallbacksOfTheRefusedAreBounded(t *testing.T) {
+	t.Parallel()
+	for _, stopped := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			c := newCluster(t, 3, clusterOptions{configure: func(config *raft.Config) {
+				config.MaxCommandBytes, config.MaxPendingBytes = 100, 10_000
+			}})
+			c.start("a") // no leader, ever
+			node := c.node("a")
+			if stopped {
+				require.NoError(t, node.Stop(t.Context()))
+			}
+			var called atomic.Int64
+			most := int64(0)
+			for i := range int64(300_000) {
+				node.ProposeAsync(nil, func(_ raft.Result, err error) {
+					if called.Add(1)%10_000 == 0 {
+						time.Sleep(time.Second) // a slow one
+					}
+				})
+				most = max(most, i-called.Load())
+			}
+			require.LessOrEqual(t, most, int64(20_000))
+			require.True(t, stopped || most > 10_000, most)
+			began := time.Now()
+			require.NoError(t, node.Stop(t.Context()))
+			require.Less(t, time.Since(began), 5*time.Second)
+			time.Sleep(5 * time.Second)
+			require.Equal(t, int64(300_000), called.Load())
+		})
+	}
+}
+
 // A callback that proposes again and again keeps no node from stopping.
 func TestEndlessCallbackDoesNotKeepANodeFromStopping(t *testing.T) {
 	t.Parallel()

@@ -1,14 +1,17 @@
 package raft
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/seed-8da499c8/raft/internal/wire"
 	"github.com/stretchr/testify/require"
 )
 
@@ -102,4 +105,37 @@ func (n *tcpNode) contact(t *testing.T, to *tcpNode) {
 	require.NoError(t, n.beat(t, to))
 	_, err := n.CallAppend(testContext(t), to.id, someAppend(n.headerTo(to.transportNode), 1, "x"))
 	require.NoError(t, err)
+}
+
+// A peer that gives signs of life and reads nothing does not hold the writer for ever: each
+// write has a deadline of its own.
+func TestTCPPeerThatSpeaksAndDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newPipeNetwork()
+		deaf, ended := network.listen("b:1"), make(chan struct{})
+		go func() {
+			defer close(ended)
+			conn, err := deaf.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			wire.ReadHello(bufio.NewReader(conn))
+			conn.Write((&wire.Welcome{Version: 1}).Append(nil))
+			for err == nil {
+				_, err = conn.Write(rawFrame(t, kindAlive, 0, []byte{0x90}))
+				time.Sleep(200 * time.Millisecond)
+			}
+		}()
+		transport := NewTCPTransport(map[NodeID]string{"a": "a:1", "b": "b:1"}, time.Second, WithListener(network.listen("a:1")), WithDialer(network.dialer("a")))
+		a := startTCP(t, transportUnderTest{transport, Local{ID: "a", Address: "a:1", Fingerprint: [16]byte{1}, Incarnation: 7}})
+		stream, events := openTestStream(a.transportNode, "b")
+		defer stream.Close()
+		began := time.Now()
+		require.True(t, stream.Send(someAppend(Header{From: "a", To: "b"}, 1, "x")))
+		require.ErrorContains(t, awaitValue(t, events.closed, "the end of the connection"), "took nothing")
+		require.LessOrEqual(t, time.Since(began), 2*time.Second)
+		deaf.Close() // who dials again finds nobody
+		<-ended
+	})
 }
