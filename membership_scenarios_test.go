@@ -1093,3 +1093,18 @@ func TestSnapshotHasTheMembersOfItsEntry(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Index(1), metadata.Configuration.Index)
 }
+
+// A leader hands over to nobody whom it has not heard: right after an election all others
+// look as if they were in contact.
+func TestHandoverToWhomTheLeaderHasHeard(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	c := r.core("a")
+	for _, p := range c.peers {
+		require.Positive(t, p.match)
+		p.match = 0 // as before their first answer
+	}
+	require.Empty(t, c.mostUpToDate(r.now))
+	c.peer("c").match = 1
+	require.Equal(t, NodeID("c"), c.mostUpToDate(r.now))
+}
