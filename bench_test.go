@@ -120,18 +120,26 @@ func TestAsynchronousCommandsAllocateLittle(t *testing.T) {
 // proposeOutstanding proposes commands and keeps that many under way.
 func proposeOutstanding(b testing.TB, leader *raft.Node, outstanding, commands int) {
 	tokens := make(chan struct{}, outstanding)
+	var failure atomic.Pointer[error]
 	done := func(_ raft.Result, err error) {
 		if err != nil {
-			b.Error(err)
+			first := err // the parameter must not escape: what is allocated here is counted
+			failure.CompareAndSwap(nil, &first)
 		}
 		<-tokens
 	}
 	for range commands {
+		if failure.Load() != nil {
+			break
+		}
 		tokens <- struct{}{}
 		leader.ProposeAsync(benchCommand, done)
 	}
 	for range outstanding {
 		tokens <- struct{}{}
+	}
+	if err := failure.Load(); err != nil {
+		require.NoError(b, *err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,6 +63,7 @@ func growAndShrink() (lines []string) {
 	nodes := map[raft.NodeID]*raft.Node{}
 	start := func(config raft.Config) {
 		config.Storage = raft.NewMemoryStorage()
+		config.ElectionTimeout = 2 * time.Second // a busy machine is no reason for an election
 		node, err := raft.NewNode(config, new(counter), network.Transport(config.ID))
 		if err != nil {
 			log.Fatal(err)

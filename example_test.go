@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -184,6 +185,24 @@ func submit(ctx context.Context, node *raft.Node, command string) (raft.Result, 
 		cancel()
 	}
 }
+
+// main runs one of them. Each line of its input is a command: a number to add.
+func main() {
+	id := flag.String("id", "node1", "which of the peers this process is")
+	flag.Parse()
+	ctx := context.Background()
+	node, err := start(ctx, raft.NodeID(*id))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		result, err := submit(ctx, node, lines.Text())
+		fmt.Println(string(result.Response), err)
+	}
+	node.Stop(ctx) // if it leads, another member takes over at once
+}
+
+var _ = main // in README.md it is the program
 
 // The quick start of README.md, with all three members in one process.
 func ExampleNewTCPTransport() {
@@ -525,7 +544,7 @@ func ExampleNode_Propose() {
 	// Output:
 	// applied: 42
 	// applied, and refused by the state machine: strconv.Atoi: parsing "many": invalid syntax
-	// not in the log, safe to propose again: raft: not accepted: context canceled while the command waited in the queue of proposals
+	// not in the log, safe to propose again: raft: not accepted: context canceled before the command was in the log
 	// not in the log, safe to propose again: raft: node stopped: solo
 }
 

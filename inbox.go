@@ -320,10 +320,10 @@ func (q *inbox) forget(w *roomWaiter) {
 	}
 }
 
-// leftQueue is the error of a caller whose ctx ended while its command waited
-// in the queue: it is in no log, and was removed from the queue.
+// leftQueue is the error of a caller whose ctx ended before its command left the
+// queue: it is in no log, and not in the queue either.
 func leftQueue(ctx context.Context) error {
-	return fmt.Errorf("%w: %w while the command waited in the queue of proposals", ErrNotAccepted, contextError(ctx))
+	return fmt.Errorf("%w: %w before the command was in the log", ErrNotAccepted, contextError(ctx))
 }
 
 // contextError is why ctx ended: its error, and its cause if that is another.

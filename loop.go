@@ -311,14 +311,19 @@ func (l *loop) read(r read) {
 	})
 }
 
-// apply is the applier's goroutine. A state machine that ends it, as a failing
-// assertion of a test does, stops the node: nobody would apply what follows.
+// apply is the applier's goroutine. A state machine or a callback that ends it, as a
+// failing assertion of a test does, stops the node: nobody would apply what follows.
 func (l *loop) apply() {
 	ended := false
 	defer func() {
-		if !ended {
-			l.node.inbox.post(failed{fmt.Errorf("raft: node %s: the state machine ended the goroutine that it was called from", l.node.config.ID)})
+		if ended {
+			return
 		}
+		who := "the state machine"
+		if l.applier.answering {
+			who = "a callback of ProposeAsync"
+		}
+		l.node.inbox.post(failed{fmt.Errorf("raft: node %s: %s ended the goroutine that it was called from", l.node.config.ID, who)})
 	}()
 	for task := range l.applies {
 		if err := l.applier.run(task); err != nil {

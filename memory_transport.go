@@ -151,7 +151,10 @@ type callResult struct {
 }
 
 // memoryRoundTrip makes one call; handle is the method of the peer's handler.
-func memoryRoundTrip[Request, Response any](ctx context.Context, t *memoryTransport, peer NodeID, request *Request, handle func(Handler, context.Context, *Request) (*Response, error)) (*Response, error) {
+func memoryRoundTrip[Request, Response any](
+	ctx context.Context, t *memoryTransport, peer NodeID, request *Request,
+	handle func(Handler, context.Context, *Request) (*Response, error),
+) (*Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -94,6 +94,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	ran, stopping := n.ran, n.stopping
 	n.ran = true
+	if !ran && !stopping {
+		n.last.Reason = "the node is starting: it reads what its storage holds"
+	}
 	n.mu.Unlock()
 	switch {
 	case ran:
@@ -158,7 +161,7 @@ func (n *Node) Err() error {
 //
 // Errors that match [ErrNotAccepted] say that the command is not in the log and
 // never will be: [*NotLeaderError], [ErrTooLarge], [ErrStopped], or ctx's error
-// if ctx ended while the command waited in the queue. [*OutcomeUnknownError]
+// if ctx ended before the command was in the log. [*OutcomeUnknownError]
 // says that it may be applied or not. [*ApplyError] says that it was applied
 // and refused by the state machine.
 //

@@ -396,6 +396,18 @@ var handlers = []call{
 		_, err := n.HandleHeartbeat(ctx, &raft.Heartbeat{})
 		return err
 	}},
+	{"HandleSnapshot", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleSnapshot(ctx, &raft.InstallSnapshot{})
+		return err
+	}},
+	{"HandleTimeoutNow", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleTimeoutNow(ctx, &raft.TimeoutNow{})
+		return err
+	}},
+	{"HandleForward", func(ctx context.Context, n *raft.Node) error {
+		_, err := n.HandleForward(ctx, &raft.ForwardRequest{Kind: raft.ForwardReadIndex})
+		return err
+	}},
 	{"HandleAppend", func(ctx context.Context, n *raft.Node) error {
 		_, err := n.HandleAppend(ctx, &raft.AppendEntries{})
 		return err
@@ -434,6 +446,12 @@ func TestA5CallsBeforeRunWaitForIt(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		requireRefused(t, propose(ctx, node))
+		for _, call := range publicCalls() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			require.Error(t, call.call(ctx, node), call.name)
+			cancel()
+		}
+		require.Contains(t, node.Status().Reason, "Run has not been called")
 		patient := make(chan error, 2)
 		go func() { patient <- proposeAsync(context.Background(), node) }()
 		go func() { patient <- propose(context.Background(), node) }()
@@ -539,8 +557,34 @@ func TestA3GoexitInApplyStopsTheNode(t *testing.T) {
 		})
 		pending := c.proposeLater(context.Background(), "a", "x")
 		c.awaitEnd("a")
-		require.ErrorContains(t, c.node("a").Err(), "ended the goroutine")
+		require.ErrorContains(t, c.node("a").Err(), "the state machine ended the goroutine")
 		requireUnknown(t, receive(t, pending, "the outcome").err)
+	})
+}
+
+// So does a callback with a success, which is made by the same goroutine. The cause names it.
+func TestA3GoexitInACallbackStopsTheNode(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{ended: func(*testing.T, raft.NodeID, error) {}})
+		c.node(c.leader()).ProposeAsync([]byte("x"), func(raft.Result, error) { runtime.Goexit() })
+		c.awaitEnd("a")
+		require.ErrorContains(t, c.node("a").Err(), "a callback of ProposeAsync ended the goroutine")
+	})
+}
+
+// A node that reads what its storage holds says so.
+func TestStatusOfANodeThatStarts(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := newCluster(t, 1, clusterOptions{})
+		m := c.build("a")
+		c.disk("a").stall()
+		c.run(m)
+		synctest.Wait()
+		require.Contains(t, m.node.Status().Reason, "starting")
+		c.disk("a").resume()
+		c.leader()
 	})
 }
 
@@ -717,6 +761,38 @@ func TestA8WaiterOfAnOverwrittenEntry(t *testing.T) {
 		require.Less(t, unknown.Term, first.Term)
 		c.propose(b, "later")
 		c.settled("b's first", "b's second", "later")
+	})
+}
+
+// A8: or by a snapshot, which covers the place of the entry that they wait for.
+func TestA8WaiterOfAnEntryUnderASnapshot(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{configure: func(config *raft.Config) { config.TrailingEntries = 1 }})
+		a := c.leader()
+		others := c.others(a)
+		c.network.Isolate(a)
+		tenth := c.proposeLater(t.Context(), a, "a's tenth")
+		synctest.Wait()
+		eleventh := c.proposeLater(t.Context(), a, "a's eleventh")
+		synctest.Wait()
+		own := c.status(a)
+		b := c.leaderOf(others...)
+		c.proposeMany(b, 0, 20)
+		time.Sleep(2 * electionTimeout) // nothing is kept for the other any more
+		covered, err := c.node(b).TakeSnapshot(t.Context())
+		require.NoError(t, err)
+		require.Greater(t, c.status(b).FirstIndex, own.LastIndex, "no entry is left to overwrite its own with")
+		c.network.Heal()
+		require.Len(t, c.equal(), 20)
+		require.Equal(t, covered, c.status(a).SnapshotIndex)
+		require.Equal(t, 1, c.restored(a))
+
+		unknown := requireUnknown(t, receive(t, tenth, "the tenth's outcome").err)
+		require.Equal(t, own.LastIndex-1, unknown.Index)
+		requireUnknown(t, receive(t, eleventh, "the eleventh's outcome").err)
+		c.propose(b, "later")
+		require.Len(t, c.equal(), 21)
 	})
 }
 

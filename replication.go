@@ -66,14 +66,20 @@ func (p *progress) clone() *progress {
 
 // numbers lists the state for a digest.
 func (p *progress) numbers() []uint64 {
-	n := []uint64{uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.landed), uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight))}
+	n := []uint64{
+		uint64(p.match), uint64(p.next), uint64(p.bytes), uint64(p.sentCommit), uint64(p.landed),
+		uint64(p.contact), uint64(p.retryAt), uint64(len(p.inflight)),
+	}
 	for _, f := range p.inflight {
 		n = append(n, uint64(f.prev), uint64(f.last), uint64(f.bytes), uint64(f.sent))
 	}
 	if t := p.transfer; t != nil {
 		n = append(n, uint64(t.id.Index), uint64(t.id.Term), t.size, t.next, bit(t.busy), uint64(t.pace.at), uint64(t.pace.credit), uint64(t.sent), uint64(t.patience))
 	}
-	return append(n, uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow), bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since, bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.answered, uint64(p.quiet))
+	return append(n,
+		uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow),
+		bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since,
+		bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.answered, uint64(p.quiet))
 }
 
 // land forgets what is in flight up to an index.

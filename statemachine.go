@@ -150,7 +150,8 @@ type applier struct {
 	storage   Storage           // has what is not in memory
 	readBytes int               // how much is read at once
 
-	answered atomic.Uint64 // up to which entry proposers were answered; the loop learns it later
+	answered  atomic.Uint64 // up to which entry proposers were answered; the loop learns it later
+	answering bool          // callbacks of proposers run, not the state machine
 
 	size     int // of the next chunk, in commands
 	commands []Command
@@ -281,7 +282,9 @@ func (a *applier) apply(task *applyTask) error {
 		return err
 	}
 	a.settleSessions()
+	a.answering = true
 	a.answer(task)
+	a.answering = false
 	clear(a.commands)
 	clear(a.steps)
 	a.commands, a.steps = a.commands[:0], a.steps[:0]

@@ -284,9 +284,16 @@ func TestN1TCPHeartbeatsPassStuckBulk(t *testing.T) {
 	for i := range Index(16) {
 		require.True(t, stream.Send(someAppend(a.headerTo(b.transportNode), i+1, strings.Repeat("x", 1<<20))))
 	}
-	for range 20 {
+	require.NoError(t, a.beat(t, b))
+	for range 20 { // as others send them, and as nodes do
 		start := time.Now()
 		require.NoError(t, a.beat(t, b))
+		assert.Less(t, time.Since(start), time.Second)
+
+		start = time.Now()
+		ended, started := a.beatWithoutWaiting(b, time.Second)
+		require.True(t, started)
+		require.NoError(t, awaitValue(t, ended, "the answer"))
 		assert.Less(t, time.Since(start), time.Second)
 	}
 	assert.Less(t, len(events.responses), 16, "the bulk went through before the heartbeats did")
