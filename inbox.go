@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"github.com/seed-8da499c8/raft/internal/buffer"
 	"math"
 	"slices"
 	"sync"
@@ -392,7 +393,7 @@ func (q *inbox) batchFor(size int) *batch {
 		}
 		room, places = 2*cap(last.body), 2*len(last.proposals)
 	}
-	b := &batch{body: make([]byte, 0, max(size, min(room, q.maxBatchBytes))), proposals: make([]proposal, 0, min(places, maxPlaces))}
+	b := &batch{body: buffer.Uncleared(max(size, min(room, q.maxBatchBytes))), proposals: make([]proposal, 0, min(places, maxPlaces))}
 	q.batches = append(q.batches, b)
 	return b
 }

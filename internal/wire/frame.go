@@ -50,6 +50,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"github.com/seed-8da499c8/raft/internal/buffer"
 	"io"
 
 	"github.com/seed-8da499c8/raft/internal/crc32c"
@@ -158,10 +159,10 @@ func ReadFrame(r *bufio.Reader, gate *Gate) (body []byte, sum uint32, err error)
 }
 
 func readBody(r *bufio.Reader, size int, gate *Gate) ([]byte, error) {
-	body := make([]byte, 0, min(size, eagerBytes))
+	body := buffer.Uncleared(min(size, eagerBytes))
 	for len(body) < size {
 		if len(body) == cap(body) {
-			body = append(make([]byte, 0, min(size, 2*cap(body))), body...)
+			body = append(buffer.Uncleared(min(size, 2*cap(body))), body...)
 		}
 		piece := body[len(body):min(len(body)+pieceBytes, cap(body))]
 		if err := gate.extend(r, len(piece)); err != nil {
