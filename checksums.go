@@ -29,13 +29,14 @@ func (r run) summed() run {
 	return r
 }
 
-// part returns where the bodies are in a buffer in which the encoded entries end there,
-// and their checksum; none if nothing is known of it.
-func (e Entries) part(end int) (p wire.Part) {
+// part returns the bodies as a part of a frame, with their checksum; none if nothing is
+// known of it.
+func (e Entries) part() (p wire.Part) {
 	known := slices.ContainsFunc(e.runs, func(r run) bool { return r.known })
 	if !known || e.groupCount(0) != e.Len() { // heads of groups stand between the bodies
 		return p
 	}
+	p.Size = e.Size()
 	for _, r := range e.runs {
 		if r.known {
 			p.Sum = crc32c.Join(p.Sum, r.sum, len(r.body))
@@ -43,16 +44,22 @@ func (e Entries) part(end int) (p wire.Part) {
 			p.Sum = crc32c.Extend(p.Sum, r.body)
 		}
 	}
-	p.From, p.To = end-e.Size(), end
 	return p
 }
 
-// appendSummed is AppendBinary that also tells what of it has a known checksum.
-func (m *AppendEntries) appendSummed(dst []byte) ([]byte, wire.Part, error) {
+// appendSummed is AppendBinary that also tells what of it has a known checksum. If it may,
+// it leaves that out, to be written from where it is.
+func (m *AppendEntries) appendSummed(dst []byte, mayLeaveOut bool) ([]byte, wire.Part, error) {
 	c := appending(dst, "AppendEntries")
+	part := m.Entries.part()
+	part.Apart = mayLeaveOut && part.Size > 0
+	c.leaveOut = part.Apart
 	m.fields(&c)
 	dst, err := c.appended()
-	return dst, m.Entries.part(c.entriesEnd), err
+	if part.At = c.entriesEnd; !part.Apart {
+		part.At -= part.Size
+	}
+	return dst, part, err
 }
 
 // unmarshalFrame is UnmarshalBinary of what a frame has brought.

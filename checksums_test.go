@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
@@ -31,13 +34,27 @@ func summedRun(r *rand.Rand, term Term, first Index, count, size int) run {
 	return made
 }
 
-// arrived is what the peer makes of a message: it goes through a frame, behind another.
-func arrived(t *testing.T, m *AppendEntries) *AppendEntries {
+// framed is what a frame writer makes of a message, behind another one.
+func framed(t *testing.T, w *frameWriter, m *AppendEntries) []byte {
 	t.Helper()
-	w := &frameWriter{}
 	require.NoError(t, w.encode(&outgoing{kind: kindAlive}))
 	require.NoError(t, w.encode(&outgoing{kind: kindStreamedAppend, id: 1 << 40, body: m}))
-	r := bufio.NewReader(bytes.NewReader(w.buffer))
+	w.gather()
+	return bytes.Join(w.pieces, nil)
+}
+
+// arrived is what the peer makes of a message. Its frame is the same whether large bodies
+// were copied for it or are written from where they are.
+func arrived(t *testing.T, m *AppendEntries) *AppendEntries {
+	t.Helper()
+	data := framed(t, new(frameWriter), m)
+	w := &frameWriter{mayWait: true}
+	require.True(t, bytes.Equal(data, framed(t, w, m)), "the frame has other bytes")
+	require.Equal(t, m.Entries.part().Size == 0, len(w.apart) == 0)
+	if len(w.apart) > 0 {
+		require.Same(t, &m.Entries.runs[0].body[0], &w.pieces[1][0], "it was copied")
+	}
+	r := bufio.NewReader(bytes.NewReader(data))
 	_, _, err := wire.ReadFrame(r, &wire.Gate{})
 	require.NoError(t, err)
 	f := new(frame)
@@ -200,5 +217,81 @@ func TestLargeCommandsOverTCPAreOnAllDisks(t *testing.T) {
 		}
 		assert.Equal(t, want, got, id)
 		require.NoError(t, opened.Close())
+	}
+}
+
+// slowSocket takes a little at a time, each time until the deadline.
+type slowSocket struct {
+	net.Conn
+	takes int
+	taken []byte
+}
+
+func (*slowSocket) SetWriteDeadline(time.Time) error { return nil }
+
+func (s *slowSocket) Write(data []byte) (int, error) {
+	n := min(len(data), s.takes)
+	s.taken = append(s.taken, data[:n]...)
+	if n < len(data) {
+		return n, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+// A large frame passes a slow link, as long as the peer takes something before each deadline.
+func TestLargeFrameOverASlowLink(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(9, 10))
+	m := &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1, Entries: Entries{[]run{
+		summedRun(r, 1, 1, 3, 20_000).summed(), summedRun(r, 1, 4, 2, 100), summedRun(r, 1, 6, 1, 50_000).summed(),
+	}}}
+	for _, takes := range []int{1000, 7, 0} {
+		slow := &slowSocket{takes: takes}
+		w := &frameWriter{conn: &tcpConn{transport: &TCPTransport{timeout: time.Second}, socket: slow}, socket: true, mayWait: true}
+		want := framed(t, w, m)
+		w.flush()
+		if takes == 0 {
+			require.ErrorContains(t, w.err, "took nothing")
+			continue
+		}
+		require.NoError(t, w.err)
+		require.True(t, bytes.Equal(want, slow.taken))
+		require.EqualValues(t, len(want), w.conn.transport.stats.bytesSent.Load())
+		require.Empty(t, w.apart)
+		require.Empty(t, w.buffer)
+	}
+}
+
+// Entries come as they were sent, over sockets and under TLS, in frames that were written
+// from where the entries are and in others, in order.
+func TestTCPBodiesWrittenFromWhereTheyAre(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string][]TCPOption{"plain": nil, "TLS": {WithTLS(testCertificate(t))}} {
+		t.Run(name, func(t *testing.T) {
+			a, b := startTCPPair(t, 5*time.Second, options...)
+			received := make(chan *AppendEntries, 100)
+			b.handler.begin = func(m *AppendEntries, respond func(*AppendResponse, error)) {
+				received <- m
+				respond(&AppendResponse{Success: true}, nil)
+			}
+			stream, _ := openTestStream(a.transportNode, b.id)
+			defer stream.Close()
+			r := rand.New(rand.NewPCG(11, 12))
+			var sent []*AppendEntries
+			for i := range Index(30) {
+				m := &AppendEntries{Header: a.headerTo(b.transportNode), Term: 3, PrevLogIndex: 2 * i, PrevLogTerm: 3, Entries: Entries{[]run{
+					summedRun(r, 3, 2*i+1, 1, r.IntN(200_000)).summed(), summedRun(r, 3, 2*i+2, 1, r.IntN(100)).summed(),
+				}}}
+				sent = append(sent, m)
+				require.True(t, stream.Send(m))
+			}
+			for _, m := range sent {
+				got := awaitValue(t, received, "an append")
+				require.Equal(t, m.PrevLogIndex, got.PrevLogIndex)
+				want, _ := m.Entries.AppendBinary(nil)
+				have, _ := got.Entries.AppendBinary(nil)
+				require.True(t, bytes.Equal(want, have))
+			}
+		})
 	}
 }

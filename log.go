@@ -333,17 +333,21 @@ func (e Entries) All() iter.Seq[LogEntry] {
 // AppendBinary appends the encoded form. Neighbouring runs of one term share a
 // group, so equal entries have equal bytes however they were batched.
 func (e Entries) AppendBinary(dst []byte) ([]byte, error) {
-	for i, count := 0, 0; i < len(e.runs); i++ {
-		if r := e.runs[i]; i == 0 || r.term != e.runs[i-1].term {
-			count = e.groupCount(i)
-			dst = wire.AppendArrayLen(dst, 3)
-			dst = wire.AppendUint(dst, uint64(r.term))
-			dst = wire.AppendUint(dst, uint64(r.first))
-			dst = wire.AppendArrayLen(dst, count)
+	for i, r := range e.runs {
+		if i == 0 || r.term != e.runs[i-1].term {
+			dst = e.appendHead(dst, i)
 		}
-		dst = append(dst, e.runs[i].body...)
+		dst = append(dst, r.body...)
 	}
 	return dst, nil
+}
+
+// appendHead appends what stands before the bodies of the group that begins with run i.
+func (e Entries) appendHead(dst []byte, i int) []byte {
+	dst = wire.AppendArrayLen(dst, 3)
+	dst = wire.AppendUint(dst, uint64(e.runs[i].term))
+	dst = wire.AppendUint(dst, uint64(e.runs[i].first))
+	return wire.AppendArrayLen(dst, e.groupCount(i))
 }
 
 // encodedSize is the number of bytes that AppendBinary appends.

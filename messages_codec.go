@@ -40,7 +40,8 @@ type codec struct {
 	r       wire.Reader
 	left    int
 
-	entriesEnd int // in dst; reading: how many bytes of the message follow them
+	entriesEnd int  // in dst; reading: how many bytes of the message follow them
+	leaveOut   bool // appending: the bodies of the entries, which are one group
 }
 
 // appending returns a codec that appends a message to dst.
@@ -228,9 +229,12 @@ func (c *codec) entries(prev Index, e *Entries) {
 		return
 	}
 	size := e.encodedSize()
-	c.dst = slices.Grow(c.dst, wire.BytesSize(size))
-	c.dst = wire.AppendBytesLen(c.dst, size)
-	c.dst, _ = e.AppendBinary(c.dst)
+	if c.leaveOut {
+		c.dst = e.appendHead(wire.AppendBytesLen(c.dst, size), 0)
+	} else {
+		c.dst = slices.Grow(c.dst, wire.BytesSize(size))
+		c.dst, _ = e.AppendBinary(wire.AppendBytesLen(c.dst, size))
+	}
 	c.entriesEnd = len(c.dst)
 }
 

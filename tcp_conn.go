@@ -165,8 +165,10 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, pur
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.frames.conn = c
+	direct := newDirectWriter(socket)
+	c.frames.socket = direct != nil
 	if !c.bulk && socket.SetWriteDeadline(time.Time{}) == nil { // that of the handshake is over
-		c.frames.direct = newDirectWriter(socket)
+		c.frames.direct = direct
 	}
 	return c
 }
@@ -678,10 +680,14 @@ func (c *tcpConn) keepAlive() {
 // frameWriter gathers encoded frames. The first error sticks.
 type frameWriter struct {
 	conn    *tcpConn
+	socket  bool          // the connection is one, and says how much it took before a deadline
 	direct  *directWriter // nil: only the connection's writer writes
 	mayWait bool          // who has it now may
 	batch   []outgoing    // of the queue, reused
 	buffer  []byte
+	apart   []apart     // what is to be written in between
+	pieces  net.Buffers // of a flush, reused
+	rest    net.Buffers // of the pieces
 	frames  uint64
 	size    int // bytes of the queue that the buffer stands for
 	err     error
@@ -689,6 +695,13 @@ type frameWriter struct {
 	// Bytes of streams' queues, by stream: neighbours mostly share one.
 	stream      *tcpStream
 	streamBytes int
+}
+
+// apart is what is written from where it is, when the buffer was written up to a place:
+// large bodies of entries are not copied.
+type apart struct {
+	at   int
+	runs []run
 }
 
 // take takes the frame writer and encodes what is queued. It reports false if there is
@@ -752,20 +765,22 @@ func (w *frameWriter) add(out *outgoing) {
 		return
 	}
 	w.frames++
-	if w.mayWait && len(w.buffer) >= writePiece {
+	if w.mayWait && (len(w.buffer) >= writePiece || len(w.apart) > 0) {
 		w.flush()
 	}
 }
 
 func (w *frameWriter) encode(out *outgoing) (err error) {
 	var known wire.Part
+	var runs []run
 	start := len(w.buffer)
 	w.buffer = wire.BeginFrame(w.buffer, out.kind, out.id)
 	switch {
 	case out.body != nil:
 		var buffer []byte
 		if m, ok := out.body.(*AppendEntries); ok {
-			buffer, known, err = m.appendSummed(w.buffer)
+			buffer, known, err = m.appendSummed(w.buffer, w.mayWait)
+			runs = m.Entries.runs
 		} else {
 			buffer, err = out.body.AppendBinary(w.buffer)
 		}
@@ -780,7 +795,13 @@ func (w *frameWriter) encode(out *outgoing) (err error) {
 		w.buffer = wire.AppendUint(w.buffer, uint64(out.code))
 		w.buffer = wire.AppendString(w.buffer, out.text)
 	}
-	return wire.EndFrame(w.buffer, start, known)
+	if err := wire.EndFrame(w.buffer, start, known); err != nil {
+		return err
+	}
+	if known.Apart {
+		w.apart = append(w.apart, apart{known.At, runs})
+	}
+	return nil
 }
 
 // rejected deals with a message that cannot be encoded: nothing of it was sent.
@@ -819,30 +840,70 @@ func (w *frameWriter) flushNow() {
 	}
 }
 
-// flush writes the buffer, each piece under its own deadline, so that a large
-// frame passes a slow link and a stuck one is noticed.
+// flush writes the buffer and what belongs in between.
 func (w *frameWriter) flush() {
 	c := w.conn
-	for rest := w.buffer; len(rest) > 0 && w.err == nil; {
-		piece := rest[:min(len(rest), writePiece)]
-		err := c.socket.SetWriteDeadline(time.Now().Add(c.transport.timeout))
-		if err == nil {
-			_, err = c.socket.Write(piece)
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("the peer took nothing for %v: %w", c.transport.timeout, err)
-		}
-		w.err = err
-		rest = rest[len(piece):]
+	w.gather()
+	for len(w.rest) > 0 && w.err == nil {
+		var n int64
+		n, w.err = w.writeSome()
+		c.transport.stats.bytesSent.Add(uint64(n))
 	}
 	if w.err == nil && w.direct != nil {
 		w.err = c.socket.SetWriteDeadline(time.Time{}) // it would end a direct write later
 	}
-	c.transport.stats.bytesSent.Add(uint64(len(w.buffer)))
 	w.settle()
+	clear(w.pieces) // of those that were not written, too
+	clear(w.apart)
+	w.apart = w.apart[:0]
 	if w.buffer = w.buffer[:0]; cap(w.buffer) > keepBuffer {
 		w.buffer = nil
 	}
+}
+
+// gather lists what is to be written, in order.
+func (w *frameWriter) gather() {
+	from := 0
+	w.pieces = w.pieces[:0]
+	for _, a := range w.apart {
+		w.pieces = append(w.pieces, w.buffer[from:a.at])
+		for _, r := range a.runs {
+			w.pieces = append(w.pieces, r.body)
+		}
+		from = a.at
+	}
+	if from < len(w.buffer) {
+		w.pieces = append(w.pieces, w.buffer[from:])
+	}
+	w.rest = w.pieces
+}
+
+// writeSome writes some of the rest under a deadline, so that a large frame passes a slow
+// link and a stuck one is noticed: all of it into a socket, which tells how much it took,
+// a piece into anything else, which may be of no use after a deadline.
+func (w *frameWriter) writeSome() (n int64, err error) {
+	c := w.conn
+	if err := c.socket.SetWriteDeadline(time.Now().Add(c.transport.timeout)); err != nil {
+		return 0, err
+	}
+	if w.socket {
+		n, err = w.rest.WriteTo(c.socket)
+	} else {
+		piece := w.rest[0][:min(len(w.rest[0]), writePiece)]
+		var written int
+		written, err = c.socket.Write(piece)
+		if w.rest[0] = w.rest[0][len(piece):]; len(w.rest[0]) == 0 {
+			w.rest = w.rest[1:]
+		}
+		n = int64(written)
+	}
+	switch late := errors.Is(err, os.ErrDeadlineExceeded); {
+	case late && w.socket && n > 0:
+		return n, nil
+	case late:
+		err = fmt.Errorf("the peer took nothing for %v: %w", c.transport.timeout, err)
+	}
+	return n, err
 }
 
 // settle gives bytes back to the queues that they are from: they are written.

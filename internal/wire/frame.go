@@ -87,10 +87,11 @@ func BeginFrame(dst []byte, kind, id uint64) []byte {
 	return AppendUint(dst, id)
 }
 
-// Part is a stretch of a buffer whose checksum is known. The zero value is none.
+// Part is a stretch of a frame whose checksum is known. The zero value is none.
 type Part struct {
-	From, To int
+	At, Size int // where it is in the buffer, and its bytes
 	Sum      uint32
+	Apart    bool // it is not in the buffer, and is to be written when that was up to At
 }
 
 // EndFrame completes the frame that starts at dst[start:] and reaches to the
@@ -98,14 +99,19 @@ type Part struct {
 func EndFrame(dst []byte, start int, known Part) error {
 	frame := dst[start:]
 	length := len(frame) - headerBytes + checksumBytes
+	if known.Apart {
+		length += known.Size
+	}
 	if length > MaxFrame {
 		return ErrFrameTooLarge
 	}
 	binary.BigEndian.PutUint32(frame, uint32(length))
 	sum, rest := uint32(0), frame[headerBytes:]
-	if n := known.To - known.From; n > 0 {
-		sum = crc32c.Join(crc32c.Checksum(dst[start+headerBytes:known.From]), known.Sum, n)
-		rest = dst[known.To:]
+	if known.Size > 0 {
+		sum = crc32c.Join(crc32c.Checksum(dst[start+headerBytes:known.At]), known.Sum, known.Size)
+		if rest = dst[known.At:]; !known.Apart {
+			rest = rest[known.Size:]
+		}
 	}
 	binary.BigEndian.PutUint32(frame[4:], crc32c.Extend(sum, rest))
 	return nil
