@@ -348,6 +348,7 @@
 //	session_table.go     what members remember of clients, so that commands are executed once
 //	session.go           Session: a client whose commands are
 //	node.go              Node: what users call, start and stop
+//	callbacks.go         the callbacks of asynchronous commands that have failed
 //	loop.go              the event loop, the disk writer, the readers, the senders
 //	inbox.go             where everybody leaves work for the loop; batches of proposals
 //	raft.go              the core: state, roles, events, effects, invariants

@@ -49,13 +49,16 @@ func (c *core) checkSuccessor(to NodeID) error {
 	}
 }
 
-// mostUpToDate returns the voter in contact that is known to have most of the log; empty:
-// none is.
+// mostUpToDate returns the voter in contact that is known to have most of the log, or that
+// has voted for this leader when none has told yet; empty: none has been heard.
 func (c *core) mostUpToDate(now time.Duration) (best NodeID) {
 	var match Index
 	for _, id := range c.configuration.incoming {
 		p := c.peer(id)
-		if p != nil && !p.otherDisk && now < p.contact+c.settings.electionTimeout && p.match > match {
+		if p == nil || p.otherDisk || now >= p.contact+c.settings.electionTimeout {
+			continue
+		}
+		if p.match > match || best == "" && p.granted {
 			best, match = id, p.match
 		}
 	}

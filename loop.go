@@ -102,9 +102,7 @@ func (l *loop) serve(ctx context.Context) error {
 
 // status is what the driver knows, and what those know whom the applier has answered.
 func (l *loop) status(now time.Duration) Status {
-	s := l.driver.status(now)
-	s.AppliedIndex = max(s.AppliedIndex, Index(l.applier.answered.Load()))
-	return s
+	return l.driver.statusWith(now, max(l.driver.applied, Index(l.applier.answered.Load())))
 }
 
 // setAlarm has the loop woken at the driver's deadline, or before: that moves away
@@ -346,6 +344,10 @@ func (l *loop) shutDown(cause error) {
 	n, d := l.node, l.driver
 	l.stopped.Store(true)
 	n.lease.show(0, d.applied)
+	var claimed []waitingRun // before the last status: no answer is newer than that
+	if l.task != nil {
+		claimed = l.task.claim(math.MaxUint64)
+	}
 	left := n.close(l.status(l.now()), cause)
 	for _, r := range slices.Concat(d.replies, d.appendReplies) { // before those in the inbox: they came earlier
 		r.respond(nil, stoppedBy(n.config.ID, cause))
@@ -361,10 +363,8 @@ func (l *loop) shutDown(cause error) {
 		unknown = errNodeStopped
 	}
 	d.failFrom(0, unknown)
-	if l.task != nil {
-		for _, w := range l.task.claim(math.MaxUint64) {
-			d.work.failed = append(d.work.failed, failedRun{w, unknown})
-		}
+	for _, w := range claimed {
+		d.work.failed = append(d.work.failed, failedRun{w, unknown})
 	}
 	failAll(d.work.failed, n.end)
 	d.endSnapshotWaits(stoppedBy(n.config.ID, cause))

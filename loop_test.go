@@ -70,15 +70,17 @@ func TestStatusInACallbackOfAFailingStepIsAnswered(t *testing.T) {
 }
 
 // Who has the answer to a command finds it applied in the status, even before the loop has
-// heard of it from the applier.
+// heard of it from the applier, and in the last status of a node that stops.
 func TestStatusIsNotOlderThanAnAnswer(t *testing.T) {
 	l := newStoppedLoop(t)
-	var status Status
-	run := waitingRun{first: 1, term: 1, proposals: []proposal{{done: func(Result, error) { status = l.status(0) }}}}
-	command := LogEntry{Term: 1, Index: 1, Kind: EntryCommand}
-	require.NoError(t, l.applier.run(&applyTask{first: 1, last: 1, entries: MakeEntries(command), waiting: []waitingRun{run}}))
-	require.Equal(t, Index(1), status.AppliedIndex)
+	var applied []Index
+	look := proposal{done: func(Result, error) { applied = append(applied, l.status(0).AppliedIndex) }}
+	run := waitingRun{first: 1, term: 1, proposals: []proposal{look, look}}
+	commands := MakeEntries(LogEntry{Term: 1, Index: 1, Kind: EntryCommand}, LogEntry{Term: 1, Index: 2, Kind: EntryCommand})
+	require.NoError(t, l.applier.run(&applyTask{first: 1, last: 2, entries: commands, waiting: []waitingRun{run}}))
+	require.Equal(t, []Index{1, 2}, applied, "nor newer than what is applied")
 	l.shutDown(nil)
+	require.Equal(t, Index(2), l.node.Status().AppliedIndex)
 }
 
 // Answers to a sender's AppendEntries keep their order to the end: what waits

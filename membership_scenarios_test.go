@@ -1104,6 +1104,10 @@ func TestHandoverToWhomTheLeaderHasHeard(t *testing.T) {
 		require.Positive(t, p.match)
 		p.match = 0 // as before their first answer
 	}
+	require.NotEmpty(t, c.mostUpToDate(r.now), "one of them has voted for it")
+	for _, p := range c.peers {
+		p.granted = false
+	}
 	require.Empty(t, c.mostUpToDate(r.now))
 	c.peer("c").match = 1
 	require.Equal(t, NodeID("c"), c.mostUpToDate(r.now))

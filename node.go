@@ -228,20 +228,20 @@ func (n *Node) leave(ctx context.Context, w *waiter) error {
 	return unknown
 }
 
-// ProposeAsync replicates a command and never blocks; the command is copied.
+// ProposeAsync replicates a command without waiting for the outcome; the command is copied.
 // done is called exactly once, on a goroutine of the node, never from inside
 // ProposeAsync, with what Propose would have returned, or [ErrOverloaded] if
 // the queue of proposals is full. Successes come in the order of the log;
 // failures may overtake them. done must not wait for anything; it may call
 // ProposeAsync. A nil done ignores the outcome.
 //
-// Whoever proposes on regardless is called back more slowly than it is refused: while more
-// than 16,384 callbacks with errors wait, ProposeAsync takes up to 10 ms.
+// Whoever proposes on regardless of errors faster than it is called back is slowed down: while
+// more than 16,384 callbacks with errors wait, a call that no callback makes takes up to 10 ms.
 func (n *Node) ProposeAsync(command []byte, done func(Result, error)) {
 	if done == nil {
 		done = func(Result, error) {}
 	}
-	if n.callsLeft.Load() > maxCalls {
+	if n.callsLeft.Load() > maxCalls && !calledByLibrary() {
 		n.slowDown()
 	}
 	err := n.checkCommand(command)
@@ -258,85 +258,6 @@ func (n *Node) checkCommand(command []byte) error {
 		return fmt.Errorf("%w: %d bytes, MaxCommandBytes is %d", ErrTooLarge, len(command), n.config.MaxCommandBytes)
 	}
 	return nil
-}
-
-// callBack has f called from a goroutine that does nothing else: neither the
-// loop nor a caller of ProposeAsync may run code of others. The end of Run waits
-// for it, but not for what is left to call after that: a callback that proposes
-// again without end must not keep a node from stopping.
-func (n *Node) callBack(f func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.callsLeft.Add(1)
-	if n.finished {
-		go func() {
-			defer n.callMade()
-			f()
-		}()
-		return
-	}
-	if n.calls = append(n.calls, f); !n.calling {
-		n.calling = true
-		n.callers.Go(n.makeCalls)
-	}
-}
-
-// makeCalls makes the callbacks that wait, in order, and ends when none does. If
-// one of them ends the goroutine, as a failing assertion of a test does, another
-// goroutine goes on with the next.
-func (n *Node) makeCalls() {
-	ended := false
-	defer func() {
-		if !ended {
-			n.callers.Go(n.makeCalls)
-		}
-	}()
-	for {
-		n.mu.Lock()
-		if n.calling = len(n.calls) > 0; !n.calling {
-			n.calls, ended = nil, true
-			n.mu.Unlock()
-			return
-		}
-		call := n.calls[0]
-		n.calls[0] = nil
-		n.calls = n.calls[1:]
-		n.mu.Unlock()
-		n.callMade()
-		call()
-	}
-}
-
-// maxCalls is how many callbacks with errors may wait without slowing down who proposes.
-const maxCalls = 1 << 14
-
-// slowDown waits until callbacks have caught up, but not for long: its caller may be one.
-func (n *Node) slowDown() {
-	n.mu.Lock()
-	if n.slowed == nil {
-		n.slowed = make(chan struct{})
-	}
-	caughtUp := n.slowed
-	n.mu.Unlock()
-	patience := time.NewTimer(10 * time.Millisecond)
-	defer patience.Stop()
-	select {
-	case <-caughtUp:
-	case <-patience.C:
-	}
-}
-
-// callMade takes note that a callback does not wait any more.
-func (n *Node) callMade() {
-	if n.callsLeft.Add(-1) != maxCalls {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.slowed != nil {
-		close(n.slowed)
-		n.slowed = nil
-	}
 }
 
 // end ends the wait for a proposal. Who gave a callback is called back.

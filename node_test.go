@@ -910,7 +910,8 @@ func TestA11QueueIsBoundedInBytes(t *testing.T) {
 }
 
 // Whoever proposes on regardless, hundreds of thousands of times, is slowed down to the pace
-// of its own callbacks, some of which are slow against the rule: no more than about 16,384 of them wait, and the end waits for no more.
+// of its own callbacks, some of which are slow against the rule: no more than about 16,384 of
+// them wait, and the end waits for no more.
 func TestA11CallbacksOfTheRefusedAreBounded(t *testing.T) {
 	t.Parallel()
 	for _, stopped := range []bool{false, true} {
@@ -925,7 +926,7 @@ func TestA11CallbacksOfTheRefusedAreBounded(t *testing.T) {
 			}
 			var called atomic.Int64
 			var ended sync.WaitGroup
-			most := int64(0)
+			most, began := int64(0), time.Now()
 			for i := range int64(300_000) {
 				ended.Add(1)
 				node.ProposeAsync(nil, func(_ raft.Result, err error) {
@@ -939,13 +940,83 @@ func TestA11CallbacksOfTheRefusedAreBounded(t *testing.T) {
 			}
 			require.LessOrEqual(t, most, int64(20_000))
 			require.True(t, stopped || most > 10_000, most)
-			began := time.Now()
+			require.LessOrEqual(t, time.Since(began), 31*time.Second, "as slow as the callbacks, no slower")
+			began = time.Now()
 			require.NoError(t, node.Stop(t.Context()))
 			require.Less(t, time.Since(began), 5*time.Second)
 			ended.Wait()
 			require.Equal(t, int64(300_000), called.Load())
+			synctest.Wait()
+			began = time.Now()
+			node.ProposeAsync(nil, nil)
+			require.Zero(t, time.Since(began), "nothing waits any more")
 		})
 	}
+}
+
+// Callbacks may propose again, all of them and at once: that slows down neither them nor
+// the end of the node, nor commands that are accepted.
+func TestCallbacksThatProposeAreNotSlowedDown(t *testing.T) {
+	t.Parallel()
+	const outstanding = 40_000 // more than may wait without slowing down others
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		node := c.node(leader)
+		for _, id := range c.others(leader) {
+			c.disk(id).stall()
+		}
+		var calls atomic.Int64
+		again := func(_ raft.Result, err error) {
+			requireRefused(t, err)
+			if calls.Add(1)%3 > 0 {
+				node.ProposeAsync([]byte("once more"), func(_ raft.Result, err error) {
+					requireRefused(t, err)
+					calls.Add(1)
+					node.ProposeAsync([]byte("and once more"), nil)
+				})
+			}
+		}
+		unknown := func(_ raft.Result, err error) {
+			requireUnknown(t, err)
+			node.ProposeAsync([]byte("again"), again)
+		}
+		for range outstanding {
+			node.ProposeAsync([]byte("x"), unknown)
+		}
+		time.Sleep(time.Second / 10)
+		began := time.Now()
+		node.ProposeAsync([]byte("x"), unknown)
+		require.Zero(t, time.Since(began), "it is accepted")
+		require.Zero(t, calls.Load())
+		require.NoError(t, node.Stop(t.Context()))
+		require.Less(t, time.Since(began), 5*time.Second)
+		synctest.Wait()
+		require.Greater(t, calls.Load(), int64(outstanding))
+		for _, id := range c.others(leader) {
+			c.disk(id).resume()
+		}
+	})
+}
+
+// Whoever has an answer finds it in the status, before the loop has heard of it.
+func TestAnswersAreInTheStatus(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{})
+		node, answered := c.node(c.leader()), make(chan raft.Index, 10)
+		for range cap(answered) {
+			node.ProposeAsync([]byte("x"), func(result raft.Result, err error) {
+				require.NoError(t, err)
+				status := node.Status()
+				require.GreaterOrEqual(t, status.AppliedIndex, result.Index)
+				require.NotContains(t, status.Reason, "to apply")
+				answered <- result.Index
+			})
+			synctest.Wait()
+		}
+		require.Len(t, answered, cap(answered))
+	})
 }
 
 // A callback that proposes again and again keeps no node from stopping.

@@ -457,9 +457,12 @@ func (c *core) becomeLeader(now time.Duration) {
 	}
 	c.role = Leader
 	c.leader, c.leaderAddress = c.settings.id, c.settings.address
-	clear(c.ballots)
 	c.peers, c.preferAt = nil, now+10*c.settings.electionTimeout
 	c.followMembers(now)
+	for _, p := range c.peers {
+		p.granted = c.ballots[p.id].granted
+	}
+	clear(c.ballots)
 	c.log.appendRun(run{term: c.currentTerm, first: c.log.last() + 1, count: 1, body: appendEntry(nil, EntryNoop, nil)})
 	c.sendHeartbeats(now)
 }

@@ -148,7 +148,7 @@ func (d *driver) handleTransferWanted(now time.Duration, e transferWanted) {
 	case e.to == c.settings.id:
 		d.endWait(e.done, 0, nil) // it leads
 	case e.to == "":
-		d.endWait(e.done, 0, fmt.Errorf("%w: %s is in contact with no other voter", ErrTransferFailed, c.settings.id))
+		d.endWait(e.done, 0, fmt.Errorf("%w: %s has heard no other voter", ErrTransferFailed, c.settings.id))
 	case err != nil:
 		d.endWait(e.done, 0, err)
 	default:

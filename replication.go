@@ -36,6 +36,8 @@ type progress struct {
 	pace       pace          // of entries that are read for it
 	paced      bool          // nothing but that keeps the next ones from being read
 
+	granted bool // its vote made this node the leader: it was there
+
 	unmet bool   // it gets heartbeats only, until it answers
 	since uint64 // unmet: one of a round after this
 
@@ -78,7 +80,7 @@ func (p *progress) numbers() []uint64 {
 	}
 	return append(n,
 		uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow),
-		bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.unmet), p.since,
+		bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.granted), bit(p.unmet), p.since,
 		bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.answered, uint64(p.quiet))
 }
 

@@ -73,18 +73,21 @@ type SnapshotTransfer struct {
 }
 
 // status describes the driver's state.
-func (d *driver) status(now time.Duration) Status {
+func (d *driver) status(now time.Duration) Status { return d.statusWith(now, d.applied) }
+
+// statusWith is status with what was applied meanwhile.
+func (d *driver) statusWith(now time.Duration, applied Index) Status {
 	c := d.core
 	s := Status{
 		ID: c.settings.id, Role: c.role, Term: c.currentTerm,
 		Leader: c.leader, LeaderAddress: d.leaderAddress(),
-		CommitIndex: c.commitIndex, AppliedIndex: d.applied, DurableIndex: c.log.durable,
+		CommitIndex: c.commitIndex, AppliedIndex: applied, DurableIndex: c.log.durable,
 		LastIndex:          c.log.last(),
 		Members:            append([]Member(nil), c.configuration.members...),
 		ConfigurationIndex: c.configuration.index, Joint: c.configuration.isJoint(),
 		SnapshotIndex: c.snapshot.Index, SnapshotBytes: d.compaction.size,
 		Receiving: c.incoming.status(now),
-		Reason:    d.reason(now),
+		Reason:    d.reason(now, applied),
 		Refused:   d.refused,
 	}
 	if c.log.last() >= c.log.firstKept() {
@@ -112,7 +115,7 @@ func (d *driver) trouble(p *progress) string {
 }
 
 // reason says in words why there is no leader or no progress.
-func (d *driver) reason(now time.Duration) string {
+func (d *driver) reason(now time.Duration, applied Index) string {
 	var reasons []string
 	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
 	c := d.core
@@ -135,7 +138,7 @@ func (d *driver) reason(now time.Duration) string {
 	case !member:
 		add("it is no member by entry %d, the last configuration that it has", c.configuration.index)
 	}
-	if behind := c.commitIndex - d.applied; behind > 0 {
+	if behind := c.commitIndex - applied; behind > 0 {
 		add("the state machine has %d committed entries still to apply", behind)
 	}
 	if c.isInstalling() {
