@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/seed-8da499c8/raft"
@@ -74,13 +75,29 @@ func (n *ourNode) Propose(ctx context.Context, command []byte) error {
 	return err
 }
 
-type ourFuture chan error
+// ourFuture is an asynchronous command.
+type ourFuture struct {
+	outcome chan error
+	done    func(raft.Result, error)
+}
 
-func (f ourFuture) Wait() error { return <-f }
+// ourFutures are used again, as those of the limit are.
+var ourFutures = sync.Pool{New: func() any {
+	f := &ourFuture{outcome: make(chan error, 1)}
+	f.done = func(_ raft.Result, err error) { f.outcome <- err }
+	return f
+}}
+
+// Wait may be called once.
+func (f *ourFuture) Wait() error {
+	err := <-f.outcome
+	ourFutures.Put(f)
+	return err
+}
 
 func (n *ourNode) ProposeAsync(command []byte) (future, error) {
-	f := make(ourFuture, 1)
-	n.Node.ProposeAsync(command, func(_ raft.Result, err error) { f <- err })
+	f := ourFutures.Get().(*ourFuture)
+	n.Node.ProposeAsync(command, f.done)
 	return f, nil
 }
 
