@@ -83,8 +83,11 @@ func (n *Node) slowDown() {
 // calledByLibrary reports whether this library has called the caller of ProposeAsync, as it
 // does with callbacks: to wait on a goroutine of its own would hold up what is waited for.
 func calledByLibrary() bool {
-	var calls [256]uintptr
-	frames := runtime.CallersFrames(calls[:runtime.Callers(1, calls[:])])
+	calls := make([]uintptr, 64)
+	for runtime.Callers(1, calls) == len(calls) {
+		calls = make([]uintptr, 2*len(calls))
+	}
+	frames := runtime.CallersFrames(calls[:runtime.Callers(1, calls)])
 	frame, more := frames.Next()
 	library := strings.TrimSuffix(frame.Function, "calledByLibrary")
 	for calling := true; more; {

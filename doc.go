@@ -387,6 +387,8 @@
 //	tcp_heartbeat.go     heartbeats over TCP, without a goroutine for each
 //	tcp_direct_unix.go   writing to a socket without waiting
 //	tcp_direct_other.go  where that cannot be
+//	race_on.go           this is built with -race, which knows nothing of vectors
+//	race_off.go          it is not
 //	memory_network.go    a network in memory, for tests, as bad as one likes
 //	memory_transport.go  its transports: calls and append streams
 //	config.go            settings, their defaults and bounds

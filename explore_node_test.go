@@ -293,7 +293,7 @@ func stopTime(c *core) {
 	c.writingSince, c.round, c.lease = noon, 0, lease{}
 	for _, p := range c.peers {
 		p.contact, p.landed, p.retryAt, p.slow, p.leftAt = noon, noon, 0, 0, noon
-		p.answered, p.quiet = 0, 0
+		p.answered, p.quiet, p.granted = 0, 0, false // nobody hands over right after an election here
 		for i := range p.inflight {
 			p.inflight[i].sent = noon
 		}

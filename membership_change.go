@@ -263,6 +263,7 @@ func (c *core) followMembers(now time.Duration) {
 	for _, p := range c.peers {
 		if _, member := c.configuration.member(p.id); !member && !p.left {
 			p.left, p.leftAt = true, now
+			p.unmet = false // what it has counts for nothing any more, and it is to learn that it is out
 		}
 	}
 }

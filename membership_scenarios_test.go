@@ -315,6 +315,25 @@ func TestM2RemovedMemberMayJoinAgain(t *testing.T) {
 	require.Equal(t, r.core("a").log.last(), r.core("a").peer("d").match)
 }
 
+// M2: who is taken out before its leader has met it is told so, too.
+func TestM2RemovedBeforeItWasMet(t *testing.T) {
+	r := newRig(t, "a b c")
+	r.addJoiners("d")
+	for _, id := range []NodeID{"a", "b", "c", "d"} {
+		r.start(id)
+	}
+	r.elect("a")
+	r.isolate("d")
+	r.change("a", 0, MemberChange{ChangeAdd, r.memberCalled("d", Learner)})
+	r.settle()
+	require.True(t, r.core("a").peer("d").unmet)
+	r.change("a", 0, removes("d"))
+	r.settle()
+	r.heal()
+	r.pass(2 * wait)
+	require.ErrorIs(t, r.node("d").failure, ErrRemoved)
+}
+
 // M13: a member cannot be given the role that only a joint phase gives.
 func TestM13NobodyIsMadeToLeave(t *testing.T) {
 	r := newCluster(t, "a b c")
@@ -1104,10 +1123,10 @@ func TestHandoverToWhomTheLeaderHasHeard(t *testing.T) {
 		require.Positive(t, p.match)
 		p.match = 0 // as before their first answer
 	}
-	require.NotEmpty(t, c.mostUpToDate(r.now), "one of them has voted for it")
-	for _, p := range c.peers {
-		p.granted = false
-	}
+	voters := slices.DeleteFunc(slices.Clone(c.peers), func(p *progress) bool { return !p.granted })
+	require.Len(t, voters, 1, "one vote has made it the leader")
+	require.Equal(t, voters[0].id, c.mostUpToDate(r.now))
+	voters[0].granted = false
 	require.Empty(t, c.mostUpToDate(r.now))
 	c.peer("c").match = 1
 	require.Equal(t, NodeID("c"), c.mostUpToDate(r.now))

@@ -999,6 +999,35 @@ func TestCallbacksThatProposeAreNotSlowedDown(t *testing.T) {
 	})
 }
 
+// Nor are those that the state machine's goroutine makes: all members would wait.
+func TestCallbacksOfSuccessesAreNotSlowedDown(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		node := c.node(c.leader())
+		release, ended := make(chan bool), make(chan bool)
+		tooLarge := make([]byte, 1<<20+1)
+		for range 16_400 {
+			node.ProposeAsync(tooLarge, func(raft.Result, error) { <-release })
+		}
+		left := 500
+		var next func(raft.Result, error)
+		next = func(_ raft.Result, err error) {
+			require.NoError(t, err)
+			if left--; left == 0 {
+				close(ended)
+				return
+			}
+			node.ProposeAsync([]byte("next"), next)
+		}
+		began := time.Now()
+		node.ProposeAsync([]byte("first"), next)
+		receive(t, ended, "the last one")
+		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+		close(release)
+	})
+}
+
 // Whoever has an answer finds it in the status, before the loop has heard of it.
 func TestAnswersAreInTheStatus(t *testing.T) {
 	t.Parallel()

@@ -138,8 +138,8 @@ func (d *driver) reason(now time.Duration, applied Index) string {
 	case !member:
 		add("it is no member by entry %d, the last configuration that it has", c.configuration.index)
 	}
-	if behind := c.commitIndex - applied; behind > 0 {
-		add("the state machine has %d committed entries still to apply", behind)
+	if applied < c.commitIndex {
+		add("the state machine has %d committed entries still to apply", c.commitIndex-applied)
 	}
 	if c.isInstalling() {
 		add("a snapshot is taking the place of the log")

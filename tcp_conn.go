@@ -41,7 +41,7 @@ type message interface {
 
 const (
 	readBuffer = 16 << 10 // larger pieces of a frame are read past it
-	writePiece = 64 << 10 // what is written under one deadline; small frames gather up to it
+	writePiece = 64 << 10 // what a peer must take before each deadline; small frames gather up to it
 	keepBuffer = 2 << 20  // a larger write buffer is given back after use
 
 	// smallFrame is the largest frame that takes nothing from the receive
@@ -166,7 +166,7 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, pur
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.frames.conn = c
 	direct := newDirectWriter(socket)
-	c.frames.socket = direct != nil
+	c.frames.socket = direct != nil && !raceDetection           // which knows nothing of vectors, and would see races where there are none
 	if !c.bulk && socket.SetWriteDeadline(time.Time{}) == nil { // that of the handshake is over
 		c.frames.direct = direct
 	}
@@ -644,8 +644,8 @@ func (c *tcpConn) detach(stream *tcpStream) {
 	})
 }
 
-// writeFrames is the writer: it encodes what is queued into one buffer and
-// writes it, many small frames at once.
+// writeFrames is the writer: it encodes what is queued and writes it, many small
+// frames at once.
 func (c *tcpConn) writeFrames() {
 	alive := time.NewTicker(c.pace / 2)
 	defer alive.Stop()
@@ -779,7 +779,7 @@ func (w *frameWriter) encode(out *outgoing) (err error) {
 	case out.body != nil:
 		var buffer []byte
 		if m, ok := out.body.(*AppendEntries); ok {
-			buffer, known, err = m.appendSummed(w.buffer, w.mayWait)
+			buffer, known, err = m.appendSummed(w.buffer, w.mayWait && w.socket)
 			runs = m.Entries.runs
 		} else {
 			buffer, err = out.body.AppendBinary(w.buffer)
@@ -879,8 +879,9 @@ func (w *frameWriter) gather() {
 }
 
 // writeSome writes some of the rest under a deadline, so that a large frame passes a slow
-// link and a stuck one is noticed: all of it into a socket, which tells how much it took,
-// a piece into anything else, which may be of no use after a deadline.
+// link and a stuck one is noticed: all of it into a socket, which tells how much it took
+// and must take a piece each time, or only a piece into anything else, which may be of no
+// use after a deadline.
 func (w *frameWriter) writeSome() (n int64, err error) {
 	c := w.conn
 	if err := c.socket.SetWriteDeadline(time.Now().Add(c.transport.timeout)); err != nil {
@@ -898,10 +899,10 @@ func (w *frameWriter) writeSome() (n int64, err error) {
 		n = int64(written)
 	}
 	switch late := errors.Is(err, os.ErrDeadlineExceeded); {
-	case late && w.socket && n > 0:
+	case late && w.socket && n >= writePiece:
 		return n, nil
 	case late:
-		err = fmt.Errorf("the peer took nothing for %v: %w", c.transport.timeout, err)
+		err = fmt.Errorf("the peer took nothing, or too little, for %v: %w", c.transport.timeout, err)
 	}
 	return n, err
 }
