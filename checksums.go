@@ -15,9 +15,9 @@ import (
 // to derive one.
 const summedBytes = 32 << 10
 
-// pieceBytes is how large bodies are on average that are written from where they are: to
+// apartBytes is how large bodies are on average that are written from where they are: to
 // copy smaller ones costs less than to list them.
-const pieceBytes = 4 << 10
+const apartBytes = 4 << 10
 
 // checksum is that of a run's body, if it is known.
 type checksum struct {
@@ -56,7 +56,7 @@ func (e Entries) part() (p wire.Part) {
 func (m *AppendEntries) appendSummed(dst []byte, mayLeaveOut bool) ([]byte, wire.Part, error) {
 	c := appending(dst, "AppendEntries")
 	part := m.Entries.part()
-	part.Apart = mayLeaveOut && part.Size >= pieceBytes*len(m.Entries.runs) && part.Size > 0
+	part.Apart = mayLeaveOut && part.Size >= apartBytes*len(m.Entries.runs) && part.Size > 0
 	c.leaveOut = part.Apart
 	m.fields(&c)
 	dst, err := c.appended()

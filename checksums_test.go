@@ -51,7 +51,7 @@ func arrived(t *testing.T, m *AppendEntries) *AppendEntries {
 	w := &frameWriter{mayWait: true, socket: true}
 	require.True(t, bytes.Equal(data, framed(t, w, m)), "the frame has other bytes")
 	part := m.Entries.part()
-	require.Equal(t, part.Size > 0 && part.Size >= 4096*len(m.Entries.runs), len(w.apart) > 0)
+	require.Equal(t, part.Size > 0 && part.Size >= apartBytes*len(m.Entries.runs), len(w.apart) > 0)
 	if len(w.apart) > 0 {
 		require.Same(t, &m.Entries.runs[0].body[0], &w.pieces[1][0], "it was copied")
 	}
@@ -279,8 +279,8 @@ func TestLargeFrameOverASlowLink(t *testing.T) {
 	}
 }
 
-// Entries come as they were sent, over sockets and under TLS, in frames that were written
-// from where the entries are and in others, in order.
+// Entries come as they were sent, in order: over sockets, where large bodies are written from
+// where they are, small ones are copied, and under TLS, where all are.
 func TestTCPBodiesWrittenFromWhereTheyAre(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]TCPOption{"plain": nil, "TLS": {WithTLS(testCertificate(t))}} {

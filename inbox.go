@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"github.com/seed-8da499c8/raft/internal/buffer"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/seed-8da499c8/raft/internal/buffer"
 )
 
 // inbox is where everybody leaves what the event loop is to do. Its lock is

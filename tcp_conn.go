@@ -166,7 +166,8 @@ func newTCPConn(t *TCPTransport, socket, raw net.Conn, reader *bufio.Reader, pur
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.frames.conn = c
 	direct := newDirectWriter(socket)
-	c.frames.socket = direct != nil && !raceDetection           // which knows nothing of vectors, and would see races where there are none
+	// Race detection knows nothing of vectors, and would see races where there are none.
+	c.frames.socket = direct != nil && !raceDetection
 	if !c.bulk && socket.SetWriteDeadline(time.Time{}) == nil { // that of the handshake is over
 		c.frames.direct = direct
 	}

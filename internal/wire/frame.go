@@ -50,9 +50,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"github.com/seed-8da499c8/raft/internal/buffer"
 	"io"
 
+	"github.com/seed-8da499c8/raft/internal/buffer"
 	"github.com/seed-8da499c8/raft/internal/crc32c"
 )
 
