@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -340,4 +341,46 @@ func TestF6CommonStallIsSoonOver(t *testing.T) {
 	require.GreaterOrEqual(t, inTime, rounds*98/100)
 	require.LessOrEqual(t, growth[rounds/2], Term(3), "%v", growth)
 	r.requireHealthy()
+}
+
+// W4: a term that leaves room for no next one would end the cluster, or begin its terms anew.
+// Requests and answers with one change nothing.
+func TestW4TermsThatNoElectionComesToAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, term := range []Term{maxTerm + 1, math.MaxUint64 - 1, math.MaxUint64} {
+		r := newCluster(t, "a b c")
+		r.elect("a")
+		r.settle()
+		was := r.core("a").currentTerm
+		last := r.core("c").log.last()
+		requests := []any{
+			&VoteRequest{Term: term, LastLogIndex: 99, LastLogTerm: was, Transfer: true},
+			&VoteRequest{Term: term, LastLogIndex: 99, LastLogTerm: was, PreVote: true},
+			&Heartbeat{Term: term},
+			&AppendEntries{Term: term, PrevLogIndex: last, PrevLogTerm: was},
+			&InstallSnapshot{Term: term, LastIndex: 9, LastTerm: was, Size: 1, Data: []byte{1}},
+			&TimeoutNow{Term: term},
+		}
+		for _, request := range requests {
+			for _, to := range []NodeID{"a", "c"} {
+				require.ErrorIs(t, r.ask("b", to, request).err, ErrInvalidMessage, "%T", request)
+			}
+		}
+		b := r.nodes["b"].incarnation
+		for _, event := range []any{
+			answered("b", &VoteRequest{Term: was}, &VoteResponse{Term: term, Incarnation: b}, nil),
+			answered("b", &Heartbeat{Term: was}, &HeartbeatResponse{Term: term, Incarnation: b}, nil),
+			answered("b", &AppendEntries{Term: was}, &AppendResponse{Term: term, Incarnation: b}, nil),
+			answered("b", &InstallSnapshot{Term: was}, &SnapshotResponse{Term: term, Incarnation: b}, nil),
+			answered("b", &TimeoutNow{Term: was}, &TimeoutNowResponse{Term: term, Incarnation: b}, nil),
+		} {
+			r.nodes["a"].advance([]any{event}, nil)
+			require.Equal(t, Leader, r.core("a").role, "%T", event)
+		}
+		r.pass(3 * wait)
+		for _, id := range r.ids {
+			require.Equal(t, was, r.core(id).currentTerm)
+		}
+		r.requireHealthy()
+	}
 }

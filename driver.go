@@ -196,8 +196,8 @@ func (d *driver) checkWaiting() {
 
 // admit checks where an event comes from, and passes it on to the core.
 func (d *driver) admit(now time.Duration, event any) {
-	if from, incarnation, ok := answerer(event); ok {
-		d.admitResponse(now, from, incarnation, event)
+	if a, ok := answererOf(event); ok {
+		d.admitResponse(now, a, event)
 		return
 	}
 	switch e := event.(type) {
@@ -252,7 +252,7 @@ func (d *driver) admit(now time.Duration, event any) {
 	case resolveLeft:
 		d.handleResolveLeft(e)
 	case timeoutNowArrived:
-		d.admitRequest(now, e.request.Header, nil, e.respond, event)
+		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
 	case failed:
 		d.work.failure = e.err
 	default:
@@ -260,29 +260,36 @@ func (d *driver) admit(now time.Duration, event any) {
 	}
 }
 
-// answerer returns who has answered, and in which incarnation, if an event is an answer.
-func answerer(event any) (from NodeID, incarnation uint64, ok bool) {
+// answerer is who has answered, and what the answer says about it.
+type answerer struct {
+	id          NodeID
+	term        Term
+	incarnation uint64
+}
+
+// answererOf returns who has answered, if an event is an answer.
+func answererOf(event any) (a answerer, ok bool) {
 	switch e := event.(type) {
 	case voteAnswered:
-		if e.response != nil {
-			return e.from, e.response.Incarnation, true
+		if r := e.response; r != nil {
+			return answerer{e.from, r.Term, r.Incarnation}, true
 		}
 	case heartbeatAnswered:
-		if e.response != nil {
-			return e.from, e.response.Incarnation, true
+		if r := e.response; r != nil {
+			return answerer{e.from, r.Term, r.Incarnation}, true
 		}
 	case appendAnswered:
-		return e.from, e.response.Incarnation, true
+		return answerer{e.from, e.response.Term, e.response.Incarnation}, true
 	case snapshotAnswered:
-		if e.response != nil {
-			return e.from, e.response.Incarnation, true
+		if r := e.response; r != nil {
+			return answerer{e.from, r.Term, r.Incarnation}, true
 		}
 	case timeoutNowAnswered:
-		if e.response != nil {
-			return e.from, e.response.Incarnation, true
+		if r := e.response; r != nil {
+			return answerer{e.from, r.Term, r.Incarnation}, true
 		}
 	}
-	return "", 0, false
+	return answerer{}, false
 }
 
 // settle takes note of batches that are applied, and on the leader's own disk:
@@ -387,8 +394,12 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 
 // admitResponse lets a member's answer count once the record of the first
 // contact with it is durable.
-func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint64, event any) {
-	c := d.core
+func (d *driver) admitResponse(now time.Duration, a answerer, event any) {
+	c, from := d.core, a.id
+	if a.term > maxTerm {
+		d.reject(now, from, fmt.Errorf("%w: answer of term %d", ErrInvalidMessage, a.term))
+		return
+	}
 	if _, member := c.configuration.member(from); !member {
 		if c.peer(from) != nil { // it has left, and is to learn it
 			d.step(now, event)
@@ -398,7 +409,7 @@ func (d *driver) admitResponse(now time.Duration, from NodeID, incarnation uint6
 	if !d.mayBeFirst(from, event) {
 		return
 	}
-	durable, err := c.meet(from, incarnation)
+	durable, err := c.meet(from, a.incarnation)
 	if err != nil {
 		if p := c.peer(from); p != nil {
 			p.otherDisk = true

@@ -320,6 +320,7 @@ func (l *loop) apply() {
 		who := "the state machine"
 		if l.applier.answering {
 			who = "a callback of ProposeAsync"
+			l.group.Go(l.answerRest)
 		}
 		l.node.inbox.post(failed{fmt.Errorf("raft: node %s: %s ended the goroutine that it was called from", l.node.config.ID, who)})
 	}()
@@ -330,6 +331,17 @@ func (l *loop) apply() {
 		}
 	}
 	ended = true
+}
+
+// answerRest ends the waits that a callback has left that ended the applier's goroutine: what
+// they waited for is applied.
+func (l *loop) answerRest() {
+	defer func() {
+		if len(l.applier.claimed) > 0 {
+			l.group.Go(l.answerRest)
+		}
+	}()
+	l.applier.endClaimed()
 }
 
 // report takes an event from the applier.

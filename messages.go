@@ -181,18 +181,32 @@ type ForwardResponse struct {
 	Payload []byte
 }
 
+// maxTerm bounds the terms that are taken from others: no cluster holds so many elections, and
+// after each term there must be a next one.
+const maxTerm Term = 1 << 62
+
+// isPossible reports whether somebody can lead, or campaign, in a term.
+func (t Term) isPossible() bool { return 0 < t && t <= maxTerm }
+
 // valid checks what no decoder can: how the fields fit together. Whatever
 // passes cannot break an invariant of the core.
 func (r *VoteRequest) valid() error {
-	if r.Term == 0 || r.LastLogTerm > r.Term {
+	if !r.Term.isPossible() || r.LastLogTerm > r.Term {
 		return fmt.Errorf("%w: vote request of term %d with a log that ends in term %d", ErrInvalidMessage, r.Term, r.LastLogTerm)
 	}
 	return nil
 }
 
 func (r *Heartbeat) valid() error {
-	if r.Term == 0 {
-		return fmt.Errorf("%w: heartbeat of term 0", ErrInvalidMessage)
+	if !r.Term.isPossible() {
+		return fmt.Errorf("%w: heartbeat of term %d", ErrInvalidMessage, r.Term)
+	}
+	return nil
+}
+
+func (r *TimeoutNow) valid() error {
+	if !r.Term.isPossible() {
+		return fmt.Errorf("%w: call to campaign of term %d", ErrInvalidMessage, r.Term)
 	}
 	return nil
 }
@@ -203,7 +217,7 @@ func (r *AppendEntries) valid() error {
 		first, firstTerm, lastTerm = r.Entries.First(), r.Entries.runs[0].term, r.Entries.runs[n-1].term
 	}
 	switch {
-	case r.Term == 0 || lastTerm > r.Term || firstTerm < r.PrevLogTerm:
+	case !r.Term.isPossible() || lastTerm > r.Term || firstTerm < r.PrevLogTerm:
 		return fmt.Errorf("%w: entries of terms %d to %d after term %d, from a leader of term %d", ErrInvalidMessage, firstTerm, lastTerm, r.PrevLogTerm, r.Term)
 	case first != r.PrevLogIndex+1 || (r.PrevLogIndex == 0) != (r.PrevLogTerm == 0):
 		return fmt.Errorf("%w: entries from %d on after entry %d of term %d", ErrInvalidMessage, first, r.PrevLogIndex, r.PrevLogTerm)

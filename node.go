@@ -237,7 +237,8 @@ func (n *Node) leave(ctx context.Context, w *waiter) error {
 //
 // Whoever proposes on regardless of errors faster than it is called back is slowed down: while
 // more than 16,384 callbacks with errors wait, a call that no callback makes takes up to 10 ms.
-// A callback that is told an error should not propose more than one command.
+// A callback should propose one command at most: those that propose several which are refused
+// become ever more.
 func (n *Node) ProposeAsync(command []byte, done func(Result, error)) {
 	if done == nil {
 		done = func(Result, error) {}

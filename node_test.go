@@ -573,6 +573,38 @@ func TestA3GoexitInACallbackStopsTheNode(t *testing.T) {
 	})
 }
 
+// Who waits behind such callbacks has answers all the same: what was applied at once is.
+func TestA3GoexitInACallbackLeavesNobodyBehind(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 1, clusterOptions{
+			machine: func(raft.NodeID) raft.StateMachine { return &batcher{recorder: new(recorder)} },
+			ended:   func(*testing.T, raft.NodeID, error) {},
+		})
+		node := c.node(c.leader())
+		c.disk("a").stall()
+		node.ProposeAsync([]byte("is being written, and the others wait for it"), nil)
+		synctest.Wait()
+		ends := func(raft.Result, error) { runtime.Goexit() }
+		node.ProposeAsync([]byte("1"), ends)
+		node.ProposeAsync([]byte("2"), ends)
+		synctest.Wait()
+		pending := c.proposeLater(context.Background(), "a", "3")
+		synctest.Wait()
+		var answers []error
+		for range 20 {
+			node.ProposeAsync([]byte("4"), func(_ raft.Result, err error) { answers = append(answers, err) })
+		}
+		node.ProposeAsync([]byte("5"), ends)
+		synctest.Wait()
+		c.disk("a").resume()
+		c.awaitEnd("a")
+		require.ErrorContains(t, node.Err(), "a callback of ProposeAsync ended the goroutine")
+		require.NoError(t, receive(t, pending, "the outcome").err)
+		require.Equal(t, make([]error, 20), answers)
+	})
+}
+
 // A node that reads what its storage holds says so.
 func TestStatusOfANodeThatStarts(t *testing.T) {
 	t.Parallel()
@@ -984,7 +1016,7 @@ func TestCallbacksThatProposeAreNotSlowedDown(t *testing.T) {
 		for range outstanding {
 			node.ProposeAsync([]byte("x"), unknown)
 		}
-		synctest.Wait() // all are in the log, or in the queue
+		synctest.Wait() // all are in the log
 		require.Zero(t, calls.Load())
 		began := time.Now()
 		require.NoError(t, node.Stop(t.Context()))
@@ -1004,6 +1036,7 @@ func TestCallbacksOfSuccessesAreNotSlowedDown(t *testing.T) {
 		c := startCluster(t, 3, clusterOptions{})
 		node := c.node(c.leader())
 		release, ended := make(chan bool), make(chan bool)
+		defer close(release)
 		tooLarge := make([]byte, 1<<20+1)
 		for range 16_400 {
 			node.ProposeAsync(tooLarge, func(raft.Result, error) { <-release })
@@ -1022,7 +1055,6 @@ func TestCallbacksOfSuccessesAreNotSlowedDown(t *testing.T) {
 		node.ProposeAsync([]byte("first"), next)
 		receive(t, ended, "the last one")
 		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
-		close(release)
 	})
 }
 

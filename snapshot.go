@@ -367,7 +367,7 @@ func (c *core) forget(now time.Duration, upTo, keep Index) {
 }
 
 func (r *InstallSnapshot) valid() error {
-	if r.Term == 0 || r.LastTerm == 0 || r.LastTerm > r.Term || r.LastIndex == 0 || r.Offset >= r.Size || uint64(len(r.Data)) > r.Size-r.Offset {
+	if !r.Term.isPossible() || r.LastTerm == 0 || r.LastTerm > r.Term || r.LastIndex == 0 || r.Offset >= r.Size || uint64(len(r.Data)) > r.Size-r.Offset {
 		return fmt.Errorf("%w: %d bytes at %d of %d of the snapshot of entry %d of term %d, from a leader of term %d", ErrInvalidMessage, len(r.Data), r.Offset, r.Size, r.LastIndex, r.LastTerm, r.Term)
 	}
 	return nil

@@ -152,6 +152,7 @@ type applier struct {
 
 	answered  atomic.Uint64 // up to which entry proposers were answered; the loop learns it later
 	answering bool          // callbacks of proposers run, not the state machine
+	claimed   []waitingRun  // whose proposers are not answered yet
 
 	size     int // of the next chunk, in commands
 	commands []Command
@@ -334,17 +335,25 @@ func (a *applier) execute() (err error) {
 
 // answer ends the waits for the commands gathered.
 func (a *applier) answer(task *applyTask) {
-	commands, results, steps := a.commands, a.results, a.steps
 	last := a.lastGathered()
 	a.answered.Store(uint64(last)) // before: who has an answer sees it in the status
-	for _, w := range task.claim(last) {
-		for i := range w.proposals {
-			index := w.first + Index(i)
+	a.claimed = task.claim(last)
+	a.endClaimed()
+}
+
+// endClaimed ends the waits that were claimed. None is there any more once its callback
+// runs, which may end the goroutine: another one goes on with the next.
+func (a *applier) endClaimed() {
+	commands, results, steps := a.commands, a.results, a.steps
+	for ; len(a.claimed) > 0; a.claimed = a.claimed[1:] {
+		for w := &a.claimed[0]; len(w.proposals) > 0; {
+			index, p := w.first, &w.proposals[0]
+			w.first, w.proposals = w.first+1, w.proposals[1:]
 			for len(steps) > 0 && steps[0].Index < index {
 				steps = steps[1:]
 			}
 			if len(steps) > 0 && steps[0].EntryID == (EntryID{index, w.term}) {
-				w.proposals[i].complete(steps[0].outcome())
+				p.complete(steps[0].outcome())
 				continue
 			}
 			for len(commands) > 0 && commands[0].Index < index {
@@ -357,7 +366,7 @@ func (a *applier) answer(task *applyTask) {
 			if results[0].Err != nil {
 				err = &ApplyError{index, results[0].Err}
 			}
-			w.proposals[i].complete(Result{index, w.term, results[0].Response}, err)
+			p.complete(Result{index, w.term, results[0].Response}, err)
 		}
 	}
 }
