@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -221,6 +222,7 @@ func TestLargeCommandsOverTCPAreOnAllDisks(t *testing.T) {
 			whole = logs[id]
 		}
 	}
+	require.NotNil(t, whole, "no disk has all entries")
 	shorter := 0
 	for id, log := range logs {
 		require.Equal(t, whole[:len(log)], log, id)
@@ -279,8 +281,53 @@ func TestLargeFrameOverASlowLink(t *testing.T) {
 	}
 }
 
+// So do one with more pieces than a system call takes, and one that passes in many: a socket
+// takes parts of what it is given.
+func TestLargeFramesToASlowReader(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	got := make(chan []byte, 1)
+	go func() {
+		defer close(got)
+		socket, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer socket.Close()
+		var all []byte
+		for piece := make([]byte, 1<<20); err == nil; time.Sleep(5 * time.Millisecond) {
+			var n int
+			n, err = io.ReadFull(socket, piece)
+			all = append(all, piece[:n]...)
+		}
+		got <- all
+	}()
+	socket, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer socket.Close()
+	w := &frameWriter{conn: &tcpConn{transport: &TCPTransport{timeout: 10 * time.Second}, socket: socket}, socket: true, mayWait: true}
+	r := rand.New(rand.NewPCG(13, 14))
+	var want []byte
+	for _, runs := range []int{1500, 20} {
+		m := &AppendEntries{Header: Header{From: "a", To: "b"}, Term: 1}
+		m.Entries.runs = []run{summedRun(r, 1, 1, 1, summedBytes).summed()}
+		for i := range Index(runs) {
+			m.Entries.runs = append(m.Entries.runs, summedRun(r, 1, i+2, 1, 9_000_000/runs).summed())
+		}
+		want = append(want, framed(t, w, m)...)
+		require.Len(t, w.apart, 1)
+		require.Greater(t, len(w.pieces), runs)
+		w.flush()
+		require.NoError(t, w.err)
+	}
+	require.NoError(t, socket.Close())
+	require.True(t, bytes.Equal(want, awaitValue(t, got, "all bytes")))
+}
+
 // Entries come as they were sent, in order: over sockets, where large bodies are written from
-// where they are, small ones are copied, and under TLS, where all are.
+// where they are but with race detection, small ones are copied, and under TLS, where all are.
 func TestTCPBodiesWrittenFromWhereTheyAre(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]TCPOption{"plain": nil, "TLS": {WithTLS(testCertificate(t))}} {
@@ -309,6 +356,11 @@ func TestTCPBodiesWrittenFromWhereTheyAre(t *testing.T) {
 				have, _ := got.Entries.AppendBinary(nil)
 				require.True(t, bytes.Equal(want, have))
 			}
+			link, err := a.tcp.link(b.id, wire.PurposeBulk)
+			require.NoError(t, err)
+			c, err := link.connection(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, name == "plain" && !raceDetection, c.frames.socket)
 		})
 	}
 }

@@ -287,7 +287,7 @@
 // by whoever reads of it, and may have another storage then. An answer to what a leader
 // has asked before it added the member is not the first contact, and does not count: it
 // may be late, from the process that had the id before. So one that was not met is sent
-// heartbeats only. Who has not read of it yet answers such a member, if it shows that it
+// heartbeats only, and entries once it is out again. Who has not read of it yet answers such a member, if it shows that it
 // is one, as a candidate or leader that its configuration lacks (§4.1): a vote request
 // says which entry has added the candidate, a heartbeat which configuration is in force.
 //
@@ -301,7 +301,8 @@
 // they say which configuration is in force: a node that has the whole log up to that
 // one, knows it to be committed, is not in it and was in an earlier one, stops. The
 // index keeps a member that was taken in again from stopping when it reads of its
-// removal of long ago.
+// removal of long ago. Meanwhile it is sent the entries that it lacks, but no snapshot:
+// a member that would need one to read of its removal waits until somebody stops it.
 //
 // Recovery from a lost majority is not in the thesis, and no consensus: somebody says
 // that the others will not come back. [RecoverCluster] makes one survivor the only

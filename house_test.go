@@ -262,6 +262,9 @@ func TestHouseShownCodeRuns(t *testing.T) {
 	examples := read(t, "example_test.go") + read(t, "example_members_test.go")
 	shown := 0
 	for _, block := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1) {
+		if strings.HasPrefix(block[1], "package main") {
+			continue // see below
+		}
 		shown++
 		checkShown(t, "README.md", block[1], examples)
 	}
@@ -279,6 +282,32 @@ func TestHouseShownCodeRuns(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The quick start, pasted into a file, is a program: it imports what it uses.
+func TestHouseQuickStartIsAProgram(t *testing.T) {
+	_, section, _ := strings.Cut(read(t, "README.md"), "\n## Quick start\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var program strings.Builder
+	for _, block := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(section, -1) {
+		program.WriteString(block[1])
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "main.go", program.String(), 0)
+	require.NoError(t, err)
+	require.NotNil(t, file.Scope.Lookup("main"))
+	imported, used := map[string]bool{}, map[string]bool{}
+	for _, i := range file.Imports {
+		imported[path.Base(strings.Trim(i.Path.Value, `"`))] = true
+	}
+	ast.Inspect(file, func(node ast.Node) bool {
+		if s, ok := node.(*ast.SelectorExpr); ok {
+			if name, ok := s.X.(*ast.Ident); ok && name.Obj == nil {
+				used[name.Name] = true
+			}
+		}
+		return true
+	})
+	require.Equal(t, used, imported)
 }
 
 // checkShown checks that code is part of the examples, however far indented.

@@ -114,6 +114,29 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 	})
 }
 
+// A2: room that is granted to a caller who leaves at that moment is not lost.
+func TestA2RoomOfACallerWhoLeavesIsFreeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInbox(1000, 1000)
+		q.pending = 1000
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			left <- q.enqueueWait(ctx, EntryCommand, make([]byte, 100), proposal{done: func(Result, error) {}})
+		}()
+		synctest.Wait()
+		q.mu.Lock()
+		cancel() // the caller leaves, and has not said so yet when the queue is taken
+		q.pending = 0
+		q.grantRoom()
+		require.Equal(t, proposalSize(100), q.pending)
+		q.mu.Unlock()
+		synctest.Wait()
+		require.ErrorIs(t, <-left, ErrNotAccepted)
+		require.Zero(t, q.pending)
+	})
+}
+
 // A2: who waits for room is told when the queue is closed.
 func TestA2WaitForRoomEndsWithTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,6 +112,60 @@ func TestTransportWithoutAppendStreams(t *testing.T) {
 		requireUnknown(t, receive(t, pending, "the outcome").err)
 		c.network.Heal()
 		c.settled(append(want, "kept")...)
+	})
+}
+
+// countedStreams counts the streams that are open.
+type countedStreams struct {
+	raft.Transport
+	open *atomic.Int64
+}
+
+func (c countedStreams) OpenAppendStream(peer raft.NodeID, onResponse func(*raft.AppendResponse), onClosed func(error)) raft.AppendStream {
+	c.open.Add(1)
+	return &countedStream{AppendStream: c.Transport.(raft.AppendStreamer).OpenAppendStream(peer, onResponse, onClosed), open: c.open}
+}
+
+type countedStream struct {
+	raft.AppendStream
+	open *atomic.Int64
+	once sync.Once
+}
+
+func (s *countedStream) Close() {
+	s.AppendStream.Close()
+	s.once.Do(func() { s.open.Add(-1) })
+}
+
+// The streams of a leader end with its leadership: what they still hold would take up
+// its followers to no purpose (defect 5 of the seed).
+func TestNoStreamOutlivesItsLeadership(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		open := map[raft.Transport]*atomic.Int64{}
+		c := startCluster(t, 3, clusterOptions{
+			transport: func(transport raft.Transport) raft.Transport {
+				open[transport] = new(atomic.Int64)
+				return countedStreams{transport, open[transport]}
+			},
+		})
+		requireOfOneNode := func() {
+			var counts []int64
+			for _, n := range open {
+				counts = append(counts, n.Load())
+			}
+			slices.Sort(counts)
+			require.Equal(t, []int64{0, 0, 2}, counts)
+		}
+		for i := range 4 {
+			old := c.leader()
+			c.propose(old, fmt.Sprint(i))
+			requireOfOneNode()
+			require.NoError(t, c.node(old).TransferLeadership(within(t), ""))
+			synctest.Wait()
+		}
+		c.propose(c.leader(), "last")
+		requireOfOneNode()
 	})
 }
 

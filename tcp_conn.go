@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -421,8 +422,12 @@ func (c *tcpConn) serveStreamedAppend(handler Handler, f *frame) error {
 }
 
 func (c *tcpConn) respondError(id uint64, err error) {
-	text := err.Error()
-	c.respond(outgoing{kind: kindError, id: id, code: CodeOf(err), text: text[:min(len(text), maxErrorText)]})
+	c.respond(outgoing{kind: kindError, id: id, code: CodeOf(err), text: clip(err.Error())})
+}
+
+// clip returns as much of an error's text as an answer carries, in whole characters.
+func clip(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
 }
 
 // respond queues a response. It does not block: a peer that does not read its
@@ -681,7 +686,7 @@ func (c *tcpConn) keepAlive() {
 // frameWriter gathers encoded frames. The first error sticks.
 type frameWriter struct {
 	conn    *tcpConn
-	socket  bool          // the connection is one, and says how much it took before a deadline
+	socket  bool          // the connection is one, says how much it took before a deadline, and may be given pieces
 	direct  *directWriter // nil: only the connection's writer writes
 	mayWait bool          // who has it now may
 	batch   []outgoing    // of the queue, reused
@@ -813,7 +818,7 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 	}
 	switch {
 	case out.call == nil: // a response: the request was served, and no code must say that it was refused
-		w.add(&outgoing{kind: kindError, id: out.id, code: CodeInternal, text: err.Error()[:min(len(err.Error()), maxErrorText)]})
+		w.add(&outgoing{kind: kindError, id: out.id, code: CodeInternal, text: clip(err.Error())})
 	case out.call.stream != nil: // its later requests must not overtake this one; Send lets none pass that is too large
 		w.err = fmt.Errorf("cannot send a request: %w", err)
 	default:

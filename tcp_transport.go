@@ -163,8 +163,9 @@ func WithMaxConnections(connections int) TCPOption {
 // NewTCPTransport returns a transport that knows the addresses of peers, each
 // "host:port"; UpdatePeers replaces them later. It does nothing before Serve.
 //
-// timeout bounds connecting with handshake, each write of up to 64 KiB, and the
-// silence on a connection (see [TCPTransport]). It also bounds the wait for the
+// timeout bounds connecting with handshake, the time in which a peer takes 64 KiB
+// of what is written to it, or all if that is less, and the silence on a
+// connection (see [TCPTransport]). It also bounds the wait for the
 // response to a vote request, a heartbeat and a TimeoutNow, and for those calls
 // that may have to wait for a disk or for a majority only where their ctx has no
 // deadline. Appends on a stream are answered when they are durable, without a
@@ -504,6 +505,7 @@ func (t *TCPTransport) receiveHello(socket net.Conn, service *tcpService) (net.C
 			t.stats.malformedFrames.Add(1)
 		}
 		if !errors.Is(err, io.EOF) {
+			_ = socket.SetWriteDeadline(time.Now().Add(t.timeout)) // the one from before may have passed
 			refuse(secured, &wire.Refusal{Code: uint64(CodeInvalidMessage), Reason: err.Error()})
 		}
 		return nil, nil, nil, fmt.Errorf("handshake: %w", err)

@@ -938,6 +938,7 @@ func TestW3TCPClustersRefuseEachOther(t *testing.T) {
 		assert.Contains(t, n.logs.All()[0].ContextMap()["error"], "fingerprint")
 	}
 	assert.Zero(t, a.tcp.Stats().Accepted+b.tcp.Stats().Accepted)
+	eventually(t, func() bool { return a.tcp.Stats().Connections+b.tcp.Stats().Connections == 0 }, "the end of all connections")
 
 	// A node at another's address, and one that calls itself as this one.
 	a.UpdatePeers(map[NodeID]string{"c": b.local.Address})

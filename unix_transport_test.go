@@ -138,11 +138,11 @@ func writeUnixFrame(w io.Writer, number uint16, body []byte) {
 	w.Write(append(binary.BigEndian.AppendUint16(frame, number), body...))
 }
 
-// readUnixFrame trusts the length: only this user's processes can connect.
+// readUnixFrame believes no length beyond that of any message: the rest is cut off, and not read.
 func readUnixFrame(r io.Reader) (number uint16, body []byte, err error) {
 	frame := make([]byte, 4)
 	if _, err = io.ReadFull(r, frame); err == nil {
-		frame = make([]byte, max(2, binary.BigEndian.Uint32(frame)))
+		frame = make([]byte, min(max(2, binary.BigEndian.Uint32(frame)), 64<<20))
 		_, err = io.ReadFull(r, frame)
 	}
 	return binary.BigEndian.Uint16(frame), frame[2:], err

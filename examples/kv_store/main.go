@@ -260,9 +260,9 @@ func greet(ctx context.Context, o options, node *raft.Node, stdout io.Writer) {
 		fmt.Fprintf(&b, "This is node %s. If it is in no cluster yet it waits until one adds it:\n\n  curl -L -X POST 'http://%s/members?%s'\n",
 			m.id, o.members[0].http, m.query())
 	case len(o.local) < len(o.members):
-		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve. Kill any of them and start\n",
+		fmt.Fprintf(&b, "This is node %s; %d of the %d nodes must run for it to serve. One that is killed and\n",
 			o.local[0].id, len(o.members)/2+1, len(o.members))
-		fmt.Fprintln(&b, "it again: it comes back with its data, and catches up.")
+		fmt.Fprintln(&b, "started again comes back with its data, and catches up.")
 	}
 	fmt.Fprintln(&b)
 	io.WriteString(stdout, b.String())
