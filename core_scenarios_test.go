@@ -359,11 +359,11 @@ func TestW4TermsThatNoElectionComesToAreRefused(t *testing.T) {
 			&Heartbeat{Term: term},
 			&AppendEntries{Term: term, PrevLogIndex: last, PrevLogTerm: was},
 			&InstallSnapshot{Term: term, LastIndex: 9, LastTerm: was, Size: 1, Data: []byte{1}},
-			&TimeoutNow{Term: term},
 		}
 		for _, request := range requests {
 			for _, to := range []NodeID{"a", "c"} {
 				require.ErrorIs(t, r.ask("b", to, request).err, ErrInvalidMessage, "%T", request)
+				require.False(t, answerOf[*TimeoutNowResponse](r, r.ask("b", to, &TimeoutNow{Term: term})).Started)
 			}
 		}
 		b := r.nodes["b"].incarnation

@@ -252,7 +252,7 @@ func (d *driver) admit(now time.Duration, event any) {
 	case resolveLeft:
 		d.handleResolveLeft(e)
 	case timeoutNowArrived:
-		d.admitRequest(now, e.request.Header, e.request.valid(), e.respond, event)
+		d.admitRequest(now, e.request.Header, nil, e.respond, event)
 	case failed:
 		d.work.failure = e.err
 	default:

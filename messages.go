@@ -204,13 +204,6 @@ func (r *Heartbeat) valid() error {
 	return nil
 }
 
-func (r *TimeoutNow) valid() error {
-	if !r.Term.isPossible() {
-		return fmt.Errorf("%w: call to campaign of term %d", ErrInvalidMessage, r.Term)
-	}
-	return nil
-}
-
 func (r *AppendEntries) valid() error {
 	first, firstTerm, lastTerm := r.PrevLogIndex+1, r.PrevLogTerm, r.PrevLogTerm
 	if n := len(r.Entries.runs); n > 0 {
