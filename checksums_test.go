@@ -281,8 +281,7 @@ func TestLargeFrameOverASlowLink(t *testing.T) {
 	}
 }
 
-// So do one with more pieces than a system call takes, and one that passes in many: a socket
-// takes parts of what it is given.
+// So does one with more pieces than a system call takes, of which a socket takes parts.
 func TestLargeFramesToASlowReader(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

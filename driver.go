@@ -292,6 +292,14 @@ func answererOf(event any) (a answerer, ok bool) {
 	return answerer{}, false
 }
 
+// valid checks the term, for those that are taken over.
+func (a answerer) valid() error {
+	if a.term > maxTerm {
+		return fmt.Errorf("%w: answer of term %d", ErrInvalidMessage, a.term)
+	}
+	return nil
+}
+
 // settle takes note of batches that are applied, and on the leader's own disk:
 // its followers may be faster than that is.
 func (d *driver) settle() {
@@ -396,10 +404,6 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 // contact with it is durable.
 func (d *driver) admitResponse(now time.Duration, a answerer, event any) {
 	c, from := d.core, a.id
-	if a.term > maxTerm {
-		d.reject(now, from, fmt.Errorf("%w: answer of term %d", ErrInvalidMessage, a.term))
-		return
-	}
 	if _, member := c.configuration.member(from); !member {
 		if c.peer(from) != nil { // it has left, and is to learn it
 			d.step(now, event)
@@ -409,7 +413,11 @@ func (d *driver) admitResponse(now time.Duration, a answerer, event any) {
 	if !d.mayBeFirst(from, event) {
 		return
 	}
-	durable, err := c.meet(from, a.incarnation)
+	var durable bool
+	err := a.valid()
+	if err == nil {
+		durable, err = c.meet(from, a.incarnation)
+	}
 	if err != nil {
 		if p := c.peer(from); p != nil {
 			p.otherDisk = true

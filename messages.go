@@ -181,8 +181,8 @@ type ForwardResponse struct {
 	Payload []byte
 }
 
-// maxTerm bounds the terms that are taken from others: no cluster holds so many elections, and
-// after each term there must be a next one.
+// maxTerm bounds the terms that are taken from others. No cluster holds so many elections, and
+// from here none comes to the last number, after which its terms would begin anew.
 const maxTerm Term = 1 << 62
 
 // isPossible reports whether somebody can lead, or campaign, in a term.

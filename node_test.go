@@ -573,7 +573,7 @@ func TestA3GoexitInACallbackStopsTheNode(t *testing.T) {
 	})
 }
 
-// Who waits behind such callbacks has answers all the same: what was applied at once is.
+// Who waits behind such callbacks has answers all the same, if it was applied together with them.
 func TestA3GoexitInACallbackLeavesNobodyBehind(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {

@@ -28,7 +28,7 @@ type progress struct {
 	quiet      time.Duration // how long it refuses votes after one, as it says
 	retryAt    time.Duration // nothing is sent before: the last attempt was lost
 	trouble    string        // why the last message was lost; empty once it answers
-	otherDisk  bool          // it came back with another disk: it does not count
+	otherDisk  bool          // it came back with another disk, or names impossible terms: it does not count
 	reading    bool          // a read for it is out: entries wait for its end
 	slow       int           // how often it needed more patience: see patience
 	stuck      string        // what it has not acknowledged for long; empty once it does

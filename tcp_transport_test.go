@@ -880,6 +880,12 @@ func TestW4TCPSlowLoris(t *testing.T) {
 		peer.ended(t)
 		assert.Less(t, time.Since(start), 5*time.Second, name)
 	}
+	peer := dialRaw(t, b)
+	peer.Write(hello.Append(nil)[:10])
+	_, err := wire.ReadWelcome(peer.r)
+	var refusal *wire.Refusal
+	require.ErrorAs(t, err, &refusal, "who stops in the middle learns why the connection ends")
+	assert.EqualValues(t, CodeInvalidMessage, refusal.Code)
 }
 
 // A receiver that is full does not read on, and goes on when there is room.
