@@ -384,7 +384,7 @@ const (
 
 // batchFor returns the batch that is to take an entry. A body does not grow beyond what was
 // allocated for it, which would copy it again and again: the next batch is twice as large
-// instead. Called with mu held.
+// instead, with room for a whole number of entries like this one. Called with mu held.
 func (q *inbox) batchFor(size int) *batch {
 	room, places := q.lastBytes+q.lastBytes/4, q.lastCount+q.lastCount/4
 	if n := len(q.batches); n > 0 {
@@ -394,7 +394,7 @@ func (q *inbox) batchFor(size int) *batch {
 		}
 		room, places = 2*cap(last.body), 2*len(last.proposals)
 	}
-	b := &batch{body: buffer.Uncleared(max(size, min(room, q.maxBatchBytes))), proposals: make([]proposal, 0, min(places, maxPlaces))}
+	b := &batch{body: buffer.Uncleared(max(size, min(room, q.maxBatchBytes)/size*size)), proposals: make([]proposal, 0, min(places, maxPlaces))}
 	q.batches = append(q.batches, b)
 	return b
 }

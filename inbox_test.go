@@ -21,6 +21,20 @@ func TestQueueCountsWhatACommandCosts(t *testing.T) {
 	require.Greater(t, n, bound/proposalBytes*9/10)
 }
 
+// A batch of large commands is full when no other one fits: what it has allocated is not more.
+func TestBatchesOfLargeCommandsAreFull(t *testing.T) {
+	const size = 64 << 10
+	q := newInbox(64<<20, 256<<10) // a batch has room for three, with what each has around it
+	for range 40 {
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, size), proposal{done: func(Result, error) {}}))
+	}
+	batches := q.take(nil, 1<<30, true).batches
+	for _, b := range batches[2 : len(batches)-1] { // the first ones are smaller, and the last has what is left
+		require.GreaterOrEqual(t, len(b.body), 3*size)
+		require.Less(t, cap(b.body), len(b.body)+size/2)
+	}
+}
+
 // The loop takes about as much as there is room for, and is told of the rest.
 func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 	q := newInbox(1<<20, 1000)
