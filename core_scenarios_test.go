@@ -376,11 +376,13 @@ func TestW4TermsThatNoElectionComesToAreRefused(t *testing.T) {
 		} {
 			r.nodes["a"].advance([]any{event}, nil)
 			require.Equal(t, Leader, r.core("a").role, "%T", event)
+			require.True(t, r.core("a").peer("b").otherDisk, "%T: what is under way to it ends", event)
 		}
 		r.pass(3 * wait)
 		for _, id := range r.ids {
 			require.Equal(t, was, r.core(id).currentTerm)
 		}
+		require.False(t, r.core("a").peer("b").otherDisk, "it counts again")
 		r.requireHealthy()
 	}
 }

@@ -292,7 +292,7 @@ func answererOf(event any) (a answerer, ok bool) {
 	return answerer{}, false
 }
 
-// valid checks the term, for those that are taken over.
+// valid checks the term: a later one is taken over.
 func (a answerer) valid() error {
 	if a.term > maxTerm {
 		return fmt.Errorf("%w: answer of term %d", ErrInvalidMessage, a.term)
