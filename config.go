@@ -105,7 +105,7 @@ type Config struct {
 	MaxInflightBytes int
 
 	// MaxInflightMessages bounds the AppendEntries that are under way to one
-	// peer. Default 64.
+	// peer. Default 64, at most 65,536.
 	MaxInflightMessages int
 
 	// MaxPendingBytes bounds the queue of proposals that are not in the log
@@ -198,6 +198,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// maxWindow is the largest MaxInflightMessages.
+const maxWindow = 1 << 16
+
 // lease is how long a leader may answer reads by its clock after it has sent a heartbeat.
 func (c Config) lease() time.Duration {
 	if !c.LeaseReads {
@@ -255,7 +258,7 @@ func (c Config) validate() error {
 	checkBytes("MaxCommandBytes", c.MaxCommandBytes, 1, 32<<20)
 	checkBytes("MaxBatchBytes", c.MaxBatchBytes, 1, 16<<20)
 	checkBytes("MaxInflightBytes", c.MaxInflightBytes, 1, math.MaxInt)
-	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, 1<<16)
+	checkBytes("MaxInflightMessages", c.MaxInflightMessages, 1, maxWindow)
 	checkBytes("MaxPendingBytes", c.MaxPendingBytes, proposalSize(c.MaxCommandBytes), math.MaxInt)
 	checkBytes("MaxUnappliedBytes", c.MaxUnappliedBytes, 1, math.MaxInt)
 	checkBytes("LogCacheBytes", c.LogCacheBytes, 1, math.MaxInt)

@@ -564,8 +564,8 @@ func (d *driver) collect(e effects) {
 			d.replies = append(d.replies, r)
 		}
 	}
-	d.boundParked(&d.replies)
-	d.boundParked(&d.appendReplies)
+	d.boundParked(&d.replies, maxParked)
+	d.boundParked(&d.appendReplies, maxWindow)
 	d.work.notes = append(d.work.notes, e.notes...)
 	d.work.reads = append(d.work.reads, e.reads...)
 	d.work.snapshotReads = append(d.work.snapshotReads, e.snapshotReads...)
@@ -578,13 +578,14 @@ func (d *driver) collect(e effects) {
 	}
 }
 
-// maxParked bounds the replies that wait for the disk, of either kind. Peers give
-// up waiting long before and ask again, so a disk that hangs makes ever more.
+// maxParked bounds the replies that wait for the disk, but for those to AppendEntries, of
+// which a leader may have a whole window under way. Peers give up waiting long before and
+// ask again, so a disk that hangs makes ever more.
 const maxParked = 1024
 
 // boundParked answers the oldest of too many replies with an error.
-func (d *driver) boundParked(replies *[]reply) {
-	for n := len(*replies) - maxParked; n > 0; n-- {
+func (d *driver) boundParked(replies *[]reply, most int) {
+	for n := len(*replies) - most; n > 0; n-- {
 		err := fmt.Errorf("raft: node %s: too many answers wait for its disk", d.core.settings.id)
 		d.work.replies = append(d.work.replies, reply{respond: (*replies)[0].respond, response: err})
 		*replies = (*replies)[1:]

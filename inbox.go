@@ -12,8 +12,9 @@ import (
 	"github.com/seed-8da499c8/raft/internal/buffer"
 )
 
-// inbox is where everybody leaves what the event loop is to do. Its lock is
-// held for a slice swap, or for copying one command.
+// inbox is where everybody leaves what the event loop is to do. Its lock is held for a
+// slice swap, for copying one command, into a new body now and then, or for cutting a body
+// whose callers have left, or that is far too large, once before it is taken.
 type inbox struct {
 	maxPendingBytes int
 	maxBatchBytes   int

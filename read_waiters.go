@@ -156,7 +156,8 @@ func (d *driver) gather(now time.Duration, w *readWait) {
 
 // wantsReads reports whether a read that comes now would share a round or a question that
 // has not begun, or needs none. Else it had better wait for others: while one is under way
-// the next batch gathers in the inbox, and wakes nobody.
+// the next batch gathers in the inbox, and only the first of it wakes the loop, which leaves
+// it there.
 func (d *driver) wantsReads() bool {
 	return len(d.reads.batches) == 0 || !d.lastHasBegun() || d.core.settings.lease > 0
 }
