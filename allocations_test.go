@@ -1,14 +1,18 @@
 package raft
 
 import (
+	"context"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
-// What a follower allocates for a batch of entries does not depend on how many there are,
-// from its bytes off the wire until it is acknowledged.
+// What a follower's driver allocates for a batch of entries does not depend on how many
+// there are, from the message until its acknowledgement may leave.
 func TestFollowerAllocatesForBatchesOnly(t *testing.T) {
 	allocations := func(count int) float64 {
 		r := follower(t, at{log: "1 1 2", term: 2, commit: 1})
@@ -57,4 +61,101 @@ func TestFollowerAllocatesForBatchesOnly(t *testing.T) {
 	t.Logf("%v allocations for 2 entries, %v for 2000", few, many)
 	require.Equal(t, few, many)
 	require.LessOrEqual(t, many, 8.0)
+}
+
+// Nor does what a whole follower allocates, from the frame in its socket to the
+// acknowledgement in the leader's: connection, loop, driver, log on the disk and answer.
+func TestFollowersProcessAllocatesForBatchesOnly(t *testing.T) {
+	verifySteps = false // which allocates; no other test runs beside this one
+	defer func() { verifySteps = true }()
+	allocations := func(count int) float64 {
+		leader := leadByHand(t)
+		const runs = 50
+		frames := make([][]byte, runs+1) // AllocsPerRun makes one more
+		for i := range frames {
+			frames[i] = leader.frame(t, count)
+		}
+		answer := make([]byte, 4096)
+		var last []byte
+		per := testing.AllocsPerRun(runs, func() {
+			_, err := leader.conn.Write(frames[0])
+			frames = frames[1:]
+			n := 0
+			if err == nil {
+				n, err = leader.conn.Read(answer)
+			}
+			if last = answer[:n]; err != nil {
+				t.Error(err)
+			}
+		})
+		_, _, message, err := wire.ParseBody(last[8:])
+		require.NoError(t, err)
+		var response AppendResponse
+		require.NoError(t, response.UnmarshalBinary(message))
+		require.Equal(t, leader.last, response.Match)
+		return per
+	}
+	few, many := allocations(2), allocations(20_000)
+	t.Logf("%v allocations for 2 entries, %v for 20,000", few, many)
+	require.InDelta(t, few, many, 1, "a larger frame may come in more pieces")
+	require.LessOrEqual(t, max(few, many), 8.0)
+}
+
+// leaderByHand sends entries to a real node over TCP.
+type leaderByHand struct {
+	conn        net.Conn
+	fingerprint [16]byte
+	last        Index
+}
+
+// leadByHand starts a node with a log on the disk, and connects to it as its leader.
+func leadByHand(t *testing.T) *leaderByHand {
+	addresses := map[NodeID]string{"a": "127.0.0.1:1", "b": "127.0.0.1:2"}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	const silence = time.Minute // nothing else than what is asked for may happen in it
+	transport := NewTCPTransport(addresses, silence, WithListener(listener))
+	config := NewConfig("b", addresses["b"], addresses)
+	config.DataDir, config.ElectionTimeout, config.HeartbeatInterval = t.TempDir(), silence, silence/10
+	node, err := NewNode(config, noMachine{}, transport)
+	require.NoError(t, err)
+	ran := make(chan error, 1)
+	go func() { ran <- node.Run(context.Background()) }()
+	t.Cleanup(func() {
+		require.NoError(t, node.Stop(context.Background()))
+		require.NoError(t, <-ran)
+	})
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(silence)))
+	require.Eventually(t, func() bool { return transport.service.Load() != nil }, silence, time.Millisecond)
+	l := &leaderByHand{conn: conn, fingerprint: transport.service.Load().local.Fingerprint}
+	hello := wire.Hello{
+		MinVersion: wire.MinVersion, MaxVersion: wire.MaxVersion, Fingerprint: l.fingerprint,
+		From: "a", To: "b", Incarnation: 5, Purpose: wire.PurposeBulk, Timeout: uint64(silence.Microseconds()),
+	}
+	_, err = conn.Write(hello.Append(nil))
+	require.NoError(t, err)
+	welcome := make([]byte, 4096)
+	_, err = conn.Read(welcome) // all of it: there is nothing else to come
+	require.NoError(t, err)
+	return l
+}
+
+// frame is an append of the next entries.
+func (l *leaderByHand) frame(t *testing.T, count int) []byte {
+	entries := make([]LogEntry, count)
+	for i := range entries {
+		entries[i] = LogEntry{Term: 1, Index: l.last + 1 + Index(i), Kind: EntryCommand, Data: []byte("command")}
+	}
+	m := AppendEntries{
+		Header: Header{Fingerprint: l.fingerprint, From: "a", To: "b", Incarnation: 5},
+		Term:   1, PrevLogIndex: l.last, Entries: MakeEntries(entries...),
+	}
+	if m.PrevLogTerm = 1; l.last == 0 {
+		m.PrevLogTerm = 0
+	}
+	l.last += Index(count)
+	return rawFrame(t, kindStreamedAppend, uint64(l.last), encode(t, &m))
 }

@@ -38,6 +38,9 @@ func (s *diskStorage) Snapshots() *SnapshotStore { return s.snapshots }
 
 // diskError gives an error of internal/wal the type that users know.
 func diskError(err error) error {
+	if err == nil {
+		return nil // nothing is allocated for it
+	}
 	var corrupt *wal.CorruptError
 	switch {
 	case errors.As(err, &corrupt):

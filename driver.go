@@ -148,7 +148,8 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	effects := d.core.finish(now)
 	d.collect(effects)
 	if batch, ok := d.core.takeWrite(now); ok {
-		d.work.save = &batch
+		save := batch // on the heap, as batch would be each time
+		d.work.save = &save
 	}
 	d.release()
 	d.schedule(now)
@@ -157,6 +158,19 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	out := d.work
 	d.work = work{}
 	return out
+}
+
+// reuse takes back the work that advance has returned, once it is carried out: the next one
+// needs room for its answers again.
+func (d *driver) reuse(w work) { d.work.replies = emptied(w.replies) }
+
+// emptied returns the room of answers that have gone out, unless there were very many.
+func emptied(replies []reply) []reply {
+	if cap(replies) > maxParked {
+		return nil
+	}
+	clear(replies)
+	return replies[:0]
 }
 
 // step lets the core take one event, under the eyes of the invariants.
@@ -564,6 +578,7 @@ func (d *driver) collect(e effects) {
 			d.replies = append(d.replies, r)
 		}
 	}
+	d.core.out.replies = emptied(e.replies)
 	d.boundParked(&d.replies, maxParked)
 	d.boundParked(&d.appendReplies, maxWindow)
 	d.work.notes = append(d.work.notes, e.notes...)
@@ -699,6 +714,7 @@ func (d *driver) clone() *driver {
 	e.core = d.core.clone()
 	e.appendReplies = slices.Clone(d.appendReplies)
 	e.replies = slices.Clone(d.replies)
+	e.work.replies = slices.Clone(d.work.replies)
 	e.requests = slices.Clone(d.requests)
 	e.deferred = slices.Clone(d.deferred)
 	e.waiting = slices.Clone(d.waiting)

@@ -92,6 +92,7 @@ func (l *loop) serve(ctx context.Context) error {
 		if err := l.carryOut(work); err != nil {
 			return err
 		}
+		l.driver.reuse(work)
 		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
 			l.node.inbox.signal() // nobody else will: they have been there all along
 		}

@@ -731,6 +731,12 @@ func (n *Node) BeginAppend(request *AppendEntries, respond func(*AppendResponse,
 	begin(n, respond, func(respond responder) any { return appendArrived{request, respond} })
 }
 
+func (n *Node) beginAppend(request *AppendEntries, respond responder) {
+	if !n.inbox.post(appendArrived{request, respond}) {
+		respond(nil, stoppedBy(n.config.ID, nil))
+	}
+}
+
 // HandleSnapshot answers a chunk of a leader's snapshot, once it is stored. For the
 // transport.
 func (n *Node) HandleSnapshot(ctx context.Context, request *InstallSnapshot) (*SnapshotResponse, error) {

@@ -393,32 +393,56 @@ func (c *tcpConn) checkSender(from NodeID) error {
 // serveStreamedAppend passes an append on in the order of its arrival. The
 // frame counts as received until the handler has responded.
 func (c *tcpConn) serveStreamedAppend(handler Handler, f *frame) error {
-	id, size := f.id, len(f.body)
-	request := new(AppendEntries)
-	if err := request.unmarshalFrame(f); err != nil {
-		c.release(size)
+	a := &streamedAppend{conn: c, id: f.id, size: len(f.body)}
+	err := a.request.unmarshalFrame(f)
+	if err == nil {
+		err = c.checkSender(a.request.From)
+	}
+	if err != nil {
+		c.release(a.size)
 		return fmt.Errorf("append on a stream: %w", err)
 	}
-	if err := c.checkSender(request.From); err != nil {
-		c.release(size)
-		return fmt.Errorf("append on a stream: %w", err)
+	if n, ok := handler.(appendBeginner); ok {
+		n.beginAppend(&a.request, a.respond)
+		return nil
 	}
-	var responded atomic.Bool
-	handler.BeginAppend(request, func(response *AppendResponse, err error) {
-		if responded.Swap(true) {
-			return
-		}
-		c.release(size)
-		if err == nil && response == nil {
-			err = errors.New("raft: the handler returned no response")
-		}
-		if err != nil {
-			c.respondError(id, err)
-			return
-		}
-		c.respond(outgoing{kind: kindStreamedAppend + kindResponse, id: id, body: response})
-	})
+	handler.BeginAppend(&a.request, func(response *AppendResponse, err error) { a.respond(response, err) })
 	return nil
+}
+
+// appendBeginner is a [Handler] that needs no closure more for each append.
+type appendBeginner interface {
+	// beginAppend is BeginAppend; the response is nil or an *AppendResponse.
+	beginAppend(request *AppendEntries, respond responder)
+}
+
+var _ appendBeginner = (*Node)(nil)
+
+// streamedAppend is an append that was passed on, and what its answer needs: one
+// allocation for all of that.
+type streamedAppend struct {
+	conn      *tcpConn
+	id        uint64
+	size      int // of the frame
+	responded atomic.Bool
+	request   AppendEntries
+}
+
+// respond answers the append, the first time.
+func (a *streamedAppend) respond(answer any, err error) {
+	if a.responded.Swap(true) {
+		return
+	}
+	a.conn.release(a.size)
+	response, _ := answer.(*AppendResponse)
+	if err == nil && response == nil {
+		err = errors.New("raft: the handler returned no response")
+	}
+	if err != nil {
+		a.conn.respondError(a.id, err)
+		return
+	}
+	a.conn.respond(outgoing{kind: kindStreamedAppend + kindResponse, id: a.id, body: response})
 }
 
 func (c *tcpConn) respondError(id uint64, err error) {
