@@ -33,6 +33,8 @@ func (t task) perform(ctx context.Context, out io.Writer) error {
 		err = t.restart(ctx, p, s)
 	case lag:
 		err = t.lag(ctx, p, s)
+	case beside:
+		err = t.beside(ctx, p, s)
 	default:
 		err = t.steady(ctx, p, s)
 	}
@@ -44,9 +46,13 @@ func (t task) perform(ctx context.Context, out io.Writer) error {
 
 // options are those of the nodes in the row.
 func (t task) options() options {
+	largest := t.Row.Bytes
+	if t.Row.Kind == beside {
+		largest = largeBytes
+	}
 	return options{
 		Dir:           t.Dir,
-		Bytes:         t.Row.Bytes,
+		Bytes:         largest,
 		ShortTimeouts: t.Row.Kind == election || t.Row.Kind == restart,
 		LeaseReads:    t.Row.Kind == leaseRead,
 		WholeLog:      t.Row.Kind == restart,
@@ -173,8 +179,32 @@ func (t task) fill(ctx context.Context, p peer) error {
 	return c.close()
 }
 
-// lag measures what a dead follower costs the others: the rate of commands before and
-// after its end, and the memory that is held for it.
+// beside measures what large commands of others cost those who propose small ones.
+func (t task) beside(ctx context.Context, p peer, s samples) error {
+	c, err := t.open(ctx, p, t.options())
+	if err != nil {
+		return err
+	}
+	small, large := proposals(c, t.Row, t.Dir), proposals(c, row{Bytes: largeBytes, Callers: largeCallers}, t.Dir)
+	small.duration = time.Duration(t.Seconds * float64(time.Second))
+	large.duration = small.duration
+	others, ended := samples{}, make(chan error, 1)
+	go func() { ended <- large.run(others) }()
+	if err := errors.Join(small.run(s), <-ended); err != nil {
+		return err
+	}
+	s[largeRate] = others[rate]
+	if failed := others[failures]; failed != nil {
+		s[failures] = append(s[failures], failed...)
+	}
+	if _, err := t.settle(ctx, c); err != nil {
+		return err
+	}
+	return c.close()
+}
+
+// lag measures what a dead follower costs the others: as many commands before its end and
+// after it, and the memory that is held meanwhile.
 func (t task) lag(ctx context.Context, p peer, s samples) error {
 	c, err := t.open(ctx, p, t.options())
 	if err != nil {
@@ -183,11 +213,12 @@ func (t task) lag(ctx context.Context, p peer, s samples) error {
 	runtime.GC()
 	s.memory(idleMemory, "VmRSS")
 	healthy, before := samples{}, proposals(c, t.Row, t.Dir)
-	before.duration = time.Duration(t.Seconds * float64(time.Second))
+	before.count = t.Row.Commands
 	if err := before.run(healthy); err != nil {
 		return err
 	}
-	s[healthyRate] = healthy[rate]
+	s[healthyRate], s[healthyP99] = healthy[rate], healthy[p99]
+	s.memory(healthyPeak, "VmHWM")
 	if failed := healthy[failures]; failed != nil {
 		s[failures] = failed
 	}

@@ -43,13 +43,21 @@ var details = []table{
 	{"Commands: peak memory of the process, MiB", "commands", linesOf(peakMemory, 0, propose)},
 	{"Reads: 99th percentile of the latency, µs", "reads", linesOf(p99, 1, leaderRead, followerRead, leaseRead)},
 	{"Reads: CPU of the whole process for each, µs", "reads", linesOf(cpuMicros, 1, leaderRead, followerRead, leaseRead)},
+	{"A caller of small commands beside 16 callers of large ones", "", slices.Concat(
+		linesNamed(rate, 0, beside, "128 B, 1 caller: commands per second"),
+		linesNamed(p50, 0, beside, "128 B, 1 caller: median latency, µs"),
+		linesNamed(p99, 0, beside, "128 B, 1 caller: 99th percentile of the latency, µs"),
+		linesNamed(largeRate, 0, beside, "64 KiB, 16 callers: commands per second"),
+	)},
 	{"Elections, restart, a dead follower", "", slices.Concat(
 		linesNamed(elected, 0, election, "ms until a leader that is %s is replaced"),
 		linesNamed(peakMemory, 0, restart, "restart: peak memory, MiB"),
 		linesNamed(cpuMicros, 1, restart, "restart: CPU for each command, µs"),
 		linesNamed(healthyRate, 0, lag, "before one follower died: commands per second"),
+		linesNamed(healthyP99, 0, lag, "before one follower died: 99th percentile of the latency, µs"),
 		linesNamed(p99, 0, lag, "one follower dead: 99th percentile of the latency, µs"),
 		linesNamed(idleMemory, 0, lag, "memory before the first command, MiB"),
+		linesNamed(healthyPeak, 0, lag, "before one follower died: peak memory, MiB"),
 		linesNamed(peakMemory, 0, lag, "one follower dead: peak memory, MiB"),
 	)},
 }

@@ -51,7 +51,7 @@ func TestRowsHaveNamesOfTheirOwn(t *testing.T) {
 		require.False(t, seen[r.name()], r.name())
 		seen[r.name()] = true
 	}
-	require.Len(t, seen, 29)
+	require.Len(t, seen, 30)
 	chosen, err := chooseRows("^propose/1KiB/4096-async$")
 	require.NoError(t, err)
 	require.Equal(t, []row{{Kind: propose, Bytes: 1024, Window: 4096}}, chosen)

@@ -29,7 +29,7 @@ var peers = []peer{
 	{"etcdraft", "etcd raft, etcd wal", func(o options) (node, error) { return openEtcd(o, false) }, nil},
 	{"etcdraft-async", "etcd raft, asynchronous writes", func(o options) (node, error) { return openEtcd(o, true) }, nil},
 	{"dragonboat-tan", "dragonboat, tan", openDragonboat, []kind{leaseRead}},
-	{limit, "limit", openLimit, []kind{leaseRead, election, restart, lag}},
+	{limit, "limit", openLimit, []kind{leaseRead, election, restart, lag, beside}},
 }
 
 // libraries are all peers but the limit, and others are those that are not ours.

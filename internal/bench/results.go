@@ -24,6 +24,9 @@ const (
 	peakMemory  metric = "peakMiB"     // resident memory of the whole process
 	idleMemory  metric = "idleMiB"     // before there was anything to do
 	healthyRate metric = "healthyPerSecond"
+	healthyP99  metric = "healthyP99Micros"
+	healthyPeak metric = "healthyPeakMiB"
+	largeRate   metric = "largePerSecond" // of the large commands beside
 	elected     metric = "electedMillis"
 	wrote       metric = "wroteMillis"   // until the new leader has committed and applied a command
 	applied     metric = "appliedMillis" // until three nodes have applied all that was in their logs
@@ -153,7 +156,7 @@ func (rs results) best(row string, m metric, among []peer) (name string, ok bool
 
 // better reports whether a is better than b.
 func (m metric) better(a, b float64) bool {
-	if m == rate || m == healthyRate {
+	if m == rate || m == healthyRate || m == largeRate {
 		return a > b
 	}
 	return a < b

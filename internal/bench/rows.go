@@ -16,6 +16,7 @@ const (
 	election     kind = "election"      // from the leader's end to the next one's first write
 	restart      kind = "restart"       // from three processes' start to all of a long log applied
 	lag          kind = "lag"           // commands while one follower is dead
+	beside       kind = "beside"        // commands beside large ones of others
 )
 
 // row is one line of the tables: the same work for every peer.
@@ -31,6 +32,12 @@ type row struct {
 	Drawn    bool `json:"drawn,omitempty"`    // in the picture, too
 }
 
+// largeBytes and largeCallers are the large commands that others are proposed beside.
+const (
+	largeBytes   = 64 << 10
+	largeCallers = 16
+)
+
 var rows = allRows()
 
 func allRows() []row {
@@ -42,7 +49,7 @@ func allRows() []row {
 		all = append(all, row{Kind: propose, Bytes: bytes, Window: 4096, Drawn: bytes == 128})
 	}
 	for _, callers := range []int{1, 16, 256} {
-		all = append(all, row{Kind: propose, Bytes: 64 << 10, Callers: callers, Drawn: callers == 16})
+		all = append(all, row{Kind: propose, Bytes: largeBytes, Callers: callers, Drawn: callers == largeCallers})
 	}
 	all = append(all, row{Kind: propose, Bytes: 128, Window: 4096, InMemory: true})
 	for _, k := range []kind{leaderRead, followerRead, leaseRead} {
@@ -54,7 +61,8 @@ func allRows() []row {
 		row{Kind: election, Bytes: 128, Trials: 4},
 		row{Kind: election, Bytes: 128, Trials: 4, Frozen: true},
 		row{Kind: restart, Bytes: 128, Window: 4096, Commands: 1_000_000},
-		row{Kind: lag, Bytes: 1024, Callers: 256, Commands: 512 << 10})
+		row{Kind: lag, Bytes: 1024, Callers: 256, Commands: 512 << 10},
+		row{Kind: beside, Bytes: 128, Callers: 1})
 }
 
 // name is how a row is called in results and chosen with -rows.
@@ -62,7 +70,7 @@ func (r row) name() string {
 	switch r.Kind {
 	case election:
 		return fmt.Sprintf("%s/%s", r.Kind, r.end())
-	case restart, lag:
+	case restart, lag, beside:
 		return string(r.Kind)
 	case propose:
 		where := ""

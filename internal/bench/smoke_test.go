@@ -34,6 +34,7 @@ var small = []row{
 	{Kind: election, Bytes: 128, Trials: 1, Frozen: true},
 	{Kind: restart, Bytes: 128, Window: 256, Commands: 5000},
 	{Kind: lag, Bytes: 1024, Callers: 64, Commands: 5000},
+	{Kind: beside, Bytes: 128, Callers: 1},
 }
 
 // promised is what a row of each kind must measure.
@@ -44,7 +45,8 @@ var promised = map[kind][]metric{
 	leaseRead:    {rate, p50, p99, cpuMicros, allocations, peakMemory},
 	election:     {elected, wrote},
 	restart:      {applied, cpuMicros, peakMemory},
-	lag:          {rate, p99, healthyRate, idleMemory, peakMemory},
+	lag:          {rate, p99, healthyRate, healthyP99, healthyPeak, idleMemory, peakMemory},
+	beside:       {rate, p50, p99, largeRate},
 }
 
 func smoke(t *testing.T, names string, rows []row) (m *matrix, progress *bytes.Buffer) {
