@@ -49,7 +49,7 @@ type Config struct {
 	// SegmentBytes is the size of the files that the log in DataDir consists of.
 	// Space is reserved, and comes back, in such pieces, and one is always in
 	// reserve. Up to two that are not needed any more are kept while the node runs,
-	// since syncs are faster where a disk was written before. Default 64 MiB, at
+	// since syncs are faster where a disk was written before. Default 32 MiB, at
 	// least 64 KiB, at most 1 GiB.
 	SegmentBytes int
 
@@ -128,7 +128,7 @@ type Config struct {
 
 	// A snapshot is taken, and the log compacted, once SnapshotEntries entries or
 	// SnapshotBytes bytes of entries were applied since the last one, and as many
-	// bytes at least as that one has. Default 100,000 and 64 MiB.
+	// bytes at least as that one has. Default 100,000 and 32 MiB.
 	SnapshotEntries, SnapshotBytes int
 
 	// TrailingEntries is how many entries are kept behind a snapshot, for followers
@@ -181,13 +181,13 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.MaxInflightMessages, 64)
 	defaultTo(&c.MaxPendingBytes, max(64<<20, 2*c.MaxCommandBytes))
 	defaultTo(&c.MaxUnappliedBytes, 64<<20)
-	defaultTo(&c.SegmentBytes, 64<<20)
+	defaultTo(&c.SegmentBytes, 32<<20)
 	if c.Storage == nil {
 		defaultTo(&c.DataDir, string(c.ID)+".raft")
 	}
 	defaultTo(&c.LogCacheBytes, 8<<20)
 	defaultTo(&c.SnapshotEntries, 100_000)
-	defaultTo(&c.SnapshotBytes, 64<<20)
+	defaultTo(&c.SnapshotBytes, 32<<20)
 	defaultTo(&c.TrailingEntries, 10_000)
 	defaultTo(&c.SnapshotRate, 32<<20)
 	defaultTo(&c.MaxSessions, 4096)

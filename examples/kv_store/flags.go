@@ -118,7 +118,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	httpAddress := flags.String("http", "", "`address` for clients, as in -peers, which is the default")
 	join := flags.Bool("join", false, "with -id, -raft and -http: wait to be added to the cluster that -peers founded")
 	data := flags.String("data", "", "`directory` with the data: with -id that of the node, by default <id>.raft;\nwithout, the one that holds <id>.raft of each node, by default the working directory")
-	segment := flags.Int("segment-bytes", 64<<20, "the `size` of the files that the log consists of; space for two of them is reserved for\neach node")
+	segment := flags.Int("segment-bytes", 32<<20, "the `size` of the files that the log consists of; space for two of them is reserved for\neach node")
 	entries := flags.Int("snapshot-entries", 100_000, "take a snapshot and compact the log after so many `commands`, and keep a tenth of them")
 	peers := flags.String("peers", defaultPeers, "the nodes that found the cluster, the same on each: `id=raft=http,...`")
 	if err := flags.Parse(args); err != nil {

@@ -53,7 +53,7 @@ type Contents struct {
 // Options of a log. The zero value is fit for use.
 type Options struct {
 	// SegmentBytes is the size of a segment's file; a larger batch gets a
-	// larger one for itself. Default 64 MiB.
+	// larger one for itself. Default 32 MiB.
 	SegmentBytes int64
 
 	// Inline has everything done by the goroutine that calls, and nothing in
@@ -117,7 +117,7 @@ type Log struct {
 // is a *CorruptError if it is not what was written: then no file was changed.
 func Open(fs vfs.FS, dir string, options Options) (*Log, Contents, error) {
 	if options.SegmentBytes == 0 {
-		options.SegmentBytes = 64 << 20
+		options.SegmentBytes = 32 << 20
 	}
 	if options.SegmentBytes < 1<<10 || options.SegmentBytes > maxSegmentBytes {
 		return nil, Contents{}, fmt.Errorf("a segment of %d bytes: want %d to %d", options.SegmentBytes, 1<<10, maxSegmentBytes)
