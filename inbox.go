@@ -13,8 +13,8 @@ import (
 )
 
 // inbox is where everybody leaves what the event loop is to do. Its lock is held for a
-// slice swap, for copying one command, into a new body now and then, or for cutting a body
-// whose callers have left, or that is far too large, once before it is taken.
+// slice swap, for copying one command, into a new body now and then, or for copying what
+// remains of a body that callers have left, or that is less than half full when it is taken.
 type inbox struct {
 	maxPendingBytes int
 	maxBatchBytes   int

@@ -717,7 +717,8 @@ func (n *Node) HandleHeartbeat(ctx context.Context, request *Heartbeat) (*Heartb
 }
 
 func (n *Node) beginHeartbeat(request *Heartbeat, respond func(*HeartbeatResponse, error)) {
-	begin(n, respond, func(respond responder) any { return heartbeatArrived{request, respond} })
+	answer := typed(respond)
+	n.begin(heartbeatArrived{request, answer}, answer)
 }
 
 // HandleAppend answers a leader's entries, once they are durable. For the
@@ -728,13 +729,11 @@ func (n *Node) HandleAppend(ctx context.Context, request *AppendEntries) (*Appen
 
 // BeginAppend queues a leader's entries and returns. For the transport.
 func (n *Node) BeginAppend(request *AppendEntries, respond func(*AppendResponse, error)) {
-	begin(n, respond, func(respond responder) any { return appendArrived{request, respond} })
+	n.beginAppend(request, typed(respond))
 }
 
 func (n *Node) beginAppend(request *AppendEntries, respond responder) {
-	if !n.inbox.post(appendArrived{request, respond}) {
-		respond(nil, stoppedBy(n.config.ID, nil))
-	}
+	n.begin(appendArrived{request, respond}, respond)
 }
 
 // HandleSnapshot answers a chunk of a leader's snapshot, once it is stored. For the
@@ -748,15 +747,18 @@ func (n *Node) HandleTimeoutNow(ctx context.Context, request *TimeoutNow) (*Time
 	return await[*TimeoutNowResponse](ctx, n, func(respond responder) any { return timeoutNowArrived{request, respond} })
 }
 
-// begin posts a request for the loop and has it answered later.
-func begin[R any](n *Node, respond func(R, error), event func(responder) any) {
-	posted := n.inbox.post(event(func(response any, err error) {
+// begin posts a request for the loop, which answers it later with respond.
+func (n *Node) begin(request any, respond responder) {
+	if !n.inbox.post(request) {
+		respond(nil, stoppedBy(n.config.ID, nil))
+	}
+}
+
+// typed returns a responder that passes answers on to a function for those of one type.
+func typed[R any](respond func(R, error)) responder {
+	return func(response any, err error) {
 		r, _ := response.(R)
 		respond(r, err)
-	}))
-	if !posted {
-		var none R
-		respond(none, stoppedBy(n.config.ID, nil))
 	}
 }
 
