@@ -246,22 +246,36 @@ func (r VoteRefusal) reason(leader NodeID) string {
 	}
 }
 
-// sendHeartbeats starts a round of heartbeats. A heartbeat proves contact and
+// sendHeartbeats starts a round of heartbeats to everybody. A heartbeat proves contact and
 // says nothing about the log beyond what the follower has acknowledged.
 func (c *core) sendHeartbeats(now time.Duration) {
-	c.round++
+	c.beginRound(now)
 	c.heartbeatDue = now + c.settings.heartbeatInterval
-	c.renewWith(c.round, now)
 	for _, p := range c.peers {
-		commit := min(c.commitIndex, p.match)
-		if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
-			p.farewell = c.round
-		}
-		c.send(p.id, &Heartbeat{
-			Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
-			Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
-		}, promise{})
+		c.sendHeartbeat(now, p)
 	}
+}
+
+// beginRound numbers the heartbeats that are sent from now on.
+func (c *core) beginRound(now time.Duration) {
+	c.round++
+	c.renewWith(c.round, now)
+}
+
+// sendHeartbeat sends a heartbeat of the present round.
+func (c *core) sendHeartbeat(now time.Duration, p *progress) {
+	commit := min(c.commitIndex, p.match)
+	if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
+		p.farewell = c.round
+	}
+	if p.asked <= p.answered {
+		p.askedAt = now
+	}
+	p.asked = c.round
+	c.send(p.id, &Heartbeat{
+		Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
+		Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
+	}, promise{})
 }
 
 // handleHeartbeat answers a leader's sign of life. Its commit index is for a
@@ -318,7 +332,7 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 	if p := c.peer(e.from); p != nil {
 		p.contact, p.trouble = now, ""
-		p.answered = max(p.answered, min(e.response.Round, c.round))
+		p.answer(now, min(e.response.Round, c.round))
 		p.quiet = time.Duration(min(e.response.Quiet, math.MaxInt64))
 		if c.readRound == 0 || e.response.Round > c.readRound { // of those for reads there may be thousands in a second
 			p.retryAt = now // it is reachable: what was lost can be tried again

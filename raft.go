@@ -96,9 +96,10 @@ type core struct {
 	ballots          map[NodeID]ballot
 
 	settled      Index         // leader: commitIndex before the present batch of steps: it is announced alone only if no entries followed it at once
-	heartbeatDue time.Duration // leader: when the next round starts
+	heartbeatDue time.Duration // leader: when the next round to everybody starts
 	round        uint64        // leader: counts rounds of heartbeats
 	readRound    uint64        // the last round that reads have asked for
+	hedgeAt      time.Duration // when those are asked who were not asked first; 0: they were, or need not be
 	lease        lease         // leader: the right to answer reads by the clock
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way
@@ -374,6 +375,9 @@ func (c *core) tick(now time.Duration) {
 		if now >= c.heartbeatDue {
 			c.sendHeartbeats(now)
 		}
+		if c.hedgeAt > 0 && now >= c.hedgeAt {
+			c.hedge(now)
+		}
 		return
 	}
 	if now >= c.electionDeadline {
@@ -389,6 +393,9 @@ func (c *core) deadline() time.Duration {
 	next := c.heartbeatDue // often enough for the checks, too
 	if c.handover != nil {
 		next = min(next, c.handover.deadline)
+	}
+	if c.hedgeAt > 0 {
+		next = min(next, c.hedgeAt)
 	}
 	for _, p := range c.peers {
 		if t := p.transfer; t != nil && !t.busy && !p.otherDisk || p.paced {
@@ -612,7 +619,7 @@ func (c *core) hash() uint64 {
 	text(string(c.leader))
 	text(c.leaderAddress)
 	flag(c.heardLeader)
-	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round, c.readRound)
+	number(uint64(c.electionDeadline), c.candidacy, uint64(c.heartbeatDue), c.round, c.readRound, uint64(c.hedgeAt))
 	for _, id := range sortedKeys(c.ballots) {
 		text(string(id))
 		flag(c.ballots[id].granted)

@@ -1,6 +1,9 @@
 package raft
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Linearizable reads without the log (thesis §6.4): the core's part. Nobody else can
 // have led, and committed anything, before a round of heartbeats began that a majority
@@ -10,11 +13,82 @@ import "time"
 // roundWanted: reads wait for a round of heartbeats, which a leader is to start at once.
 type roundWanted struct{}
 
-// startRound starts a round of heartbeats for reads. It is one like any other: the next
-// is due an interval later.
+// hedgeAfter is how long a round for reads relies on those who were asked first.
+const hedgeAfter = 2 * time.Millisecond
+
+// startRound starts a round of heartbeats for reads. A majority is enough for it, so none
+// but those are asked who answer soonest; the others are if that does not confirm it in a
+// while. The next round that proves contact with everybody is due as if there were no reads.
 func (c *core) startRound(now time.Duration) {
-	c.sendHeartbeats(now)
-	c.readRound = c.round
+	c.beginRound(now)
+	c.readRound, c.hedgeAt = c.round, now+hedgeAfter
+	for c.askedRound() < c.round {
+		p := c.quickest(now)
+		if p == nil {
+			return
+		}
+		c.sendHeartbeat(now, p)
+	}
+}
+
+// hedge asks everybody else too if those who were asked first have not confirmed the round.
+func (c *core) hedge(now time.Duration) {
+	c.hedgeAt = 0
+	if c.confirmedRound() >= c.readRound {
+		return
+	}
+	for p := c.quickest(now); p != nil; p = c.quickest(now) {
+		c.sendHeartbeat(now, p)
+	}
+}
+
+// askedRound returns the last round that a majority was asked in, in a joint phase one of
+// either half.
+func (c *core) askedRound() uint64 {
+	return c.configuration.reached(func(id NodeID) uint64 {
+		if id == c.settings.id {
+			return c.round
+		}
+		return c.peer(id).asked
+	})
+}
+
+// quickest returns the voter that answers soonest of those whom the present round has not
+// asked, nil if it has asked all.
+func (c *core) quickest(now time.Duration) (quickest *progress) {
+	for _, p := range c.peers {
+		if p.asked < c.round && c.configuration.isVoter(p.id) && (quickest == nil || p.latency(now) < quickest.latency(now)) {
+			quickest = p
+		}
+	}
+	return quickest
+}
+
+// latency is how long an answer to a heartbeat takes, as far as is known.
+func (p *progress) latency(now time.Duration) time.Duration {
+	switch {
+	case p.answered == 0:
+		return math.MaxInt64
+	case p.answered < p.asked:
+		return max(p.took, now-p.askedAt)
+	default:
+		return p.took
+	}
+}
+
+// answer takes note of an answer to a heartbeat of a round. What one took that was late,
+// or lucky, counts for an eighth.
+func (p *progress) answer(now time.Duration, round uint64) {
+	took := now - p.askedAt
+	switch {
+	case round <= p.answered:
+		return
+	case p.answered == 0:
+		p.took = took
+	default:
+		p.took += (took - p.took) / 8
+	}
+	p.answered, p.askedAt = round, now
 }
 
 // confirmedRound returns the last round of heartbeats that a majority has answered, in a

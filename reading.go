@@ -34,8 +34,9 @@ type ReadOptions struct {
 // call began: a read of the local state machine after it is linearizable. It works on any
 // member, and returns an index up to which the state machine has come. Nothing is written:
 // the leader makes sure that it still leads, by a round of heartbeats that all reads share
-// which came before it began (thesis §6.4), or by its lease, see Config.LeaseReads. Other
-// members ask the leader, one question for all reads that came before it was sent.
+// which came before it began (thesis §6.4), to those of a majority that answer soonest, and
+// after 2 ms to all; or by its lease, see Config.LeaseReads. Other members ask the leader,
+// one question for all reads that came before it was sent.
 //
 // All errors but ctx's match [ErrNotAccepted]: reading again is safe. A
 // [*NotLeaderError] is returned where no leader is known, or it changes meanwhile, and

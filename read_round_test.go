@@ -1,0 +1,140 @@
+package raft
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Whom a leader asks to confirm reads: as few as are enough, those who answer soonest.
+
+// beats takes the heartbeats that a leader has sent and returns whom they are for.
+func (r *rig) beats(leader NodeID) string {
+	var names []string
+	for _, id := range r.ids {
+		if len(mail[*Heartbeat](r, leader, id)) > 0 {
+			names = append(names, string(id))
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// pacedLeader is settledLeader whose a has answered in 1 ms, and c in 2 ms.
+func pacedLeader(t *testing.T) *rig {
+	r := settledLeader(t)
+	for _, id := range []NodeID{"a", "c"} {
+		r.now += time.Millisecond
+		r.answerRound("b", id, r.core("b").round)
+	}
+	return r
+}
+
+func TestReadsAskWhoAnswersSoonest(t *testing.T) {
+	r := pacedLeader(t)
+	o := r.readIndex("b")
+	require.Equal(t, "a", r.beats("b"))
+	r.now += 10 * time.Millisecond
+	r.answerRound("b", "a", r.core("b").round)
+	require.True(t, o.ended)
+	r.take("b", "c")
+
+	o = r.readIndex("b")
+	require.Equal(t, "c", r.beats("b"), "a takes 2.1 ms now, an eighth of what was late")
+	r.answerRound("b", "c", r.core("b").round)
+	require.True(t, o.ended)
+}
+
+// Who is asked first may just have died: the others confirm the round then, and the next.
+func TestReadsAskTheOthersAfterAWhile(t *testing.T) {
+	r := pacedLeader(t)
+	o := r.readIndex("b")
+	require.Equal(t, "a", r.beats("b"))
+	require.Equal(t, r.now+hedgeAfter, r.node("b").driver.deadline())
+	r.now += hedgeAfter - 1
+	r.do("b")
+	require.Empty(t, r.beats("b"))
+	r.now++
+	r.do("b")
+	require.Equal(t, "c", r.beats("b"))
+	r.answerRound("b", "c", r.core("b").round)
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+
+	o = r.readIndex("b")
+	require.Equal(t, "c", r.beats("b"), "a has not answered for longer than c takes")
+	r.answerRound("b", "c", r.core("b").round)
+	require.True(t, o.ended)
+	r.now += hedgeAfter
+	r.do("b")
+	require.Empty(t, r.beats("b"), "the round is confirmed")
+	require.Greater(t, r.node("b").driver.deadline(), r.now+hedgeAfter)
+}
+
+// A cluster of real members loses either follower amid reads.
+func TestReadsOutliveEitherFollower(t *testing.T) {
+	for _, dead := range []NodeID{"b", "c"} {
+		r := newCluster(t, "a b c")
+		r.elect("a")
+		r.settle()
+		r.crash(dead)
+		for range 3 {
+			o := r.readIndex("a")
+			r.settle()
+			r.pass(hedgeAfter)
+			require.True(t, o.ended, "without %s", dead)
+			require.NoError(t, o.err)
+		}
+	}
+}
+
+// Rounds for reads do not replace those that keep followers from campaigning.
+func TestReadsDelayNoHeartbeats(t *testing.T) {
+	r := pacedLeader(t)
+	start, heard := r.now, 0
+	for r.now < start+10*beat {
+		r.now += time.Millisecond
+		r.readIndex("b")
+		if strings.Contains(r.beats("b"), "c") {
+			heard++
+		}
+		r.answerRound("b", "a", r.core("b").round)
+	}
+	require.Equal(t, 10, heard, "c is asked for no read, and hears the leader as often as ever")
+}
+
+// Learners confirm nothing, so they are not asked; and of five voters two others are enough.
+func TestReadsAskNoMoreThanAMajority(t *testing.T) {
+	r := withJoiners(t, "a b c d e", "f")
+	r.change("a", 0, r.addsLearner("f"))
+	r.settle()
+	for _, p := range r.core("a").peers {
+		p.took = time.Millisecond
+	}
+	r.core("a").peer("f").took = 0
+	o := r.readIndex("a")
+	asked := strings.Fields(r.beats("a"))
+	require.Len(t, asked, 2)
+	require.NotContains(t, asked, "f")
+	for _, id := range asked {
+		require.False(t, o.ended)
+		r.answerRound("a", NodeID(id), r.core("a").round)
+	}
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+}
+
+// M6: in a joint phase a majority of either half is asked.
+func TestM6ReadsAskBothHalves(t *testing.T) {
+	r := withJoiners(t, "a b c", "d e")
+	r.part("a b c", "d e")
+	r.change("a", 0, r.adds("d"), r.adds("e"), removes("b"), removes("c"))
+	r.settle()
+	require.True(t, r.core("a").configuration.isJoint())
+	r.heal()
+	r.beats("a")
+	r.readIndex("a")
+	asked := r.beats("a")
+	require.True(t, strings.ContainsAny(asked, "bc") && strings.ContainsAny(asked, "de"), asked)
+}
