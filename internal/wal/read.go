@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/seed-8da499c8/raft/internal/buffer"
 	"github.com/seed-8da499c8/raft/internal/crc32c"
 	"github.com/seed-8da499c8/raft/internal/vfs"
 )
@@ -114,15 +115,15 @@ func gapBefore(pieces []piece, s *segment, next span) (gap int64, near bool) {
 
 // read reads a piece, checks its runs and adds them.
 func (p piece) read(runs []Run) ([]Run, error) {
-	buffer := make([]byte, p.length)
-	if n, err := p.segment.file.ReadAt(buffer, p.offset); err == io.EOF && n < len(buffer) {
+	bytes := buffer.Uncleared(int(p.length))[:p.length]
+	if n, err := p.segment.file.ReadAt(bytes, p.offset); err == io.EOF && n < len(bytes) {
 		return nil, vfs.Corruptf(p.segment.name, p.offset+int64(n), "it ends there, before entries that were written")
-	} else if n < len(buffer) {
+	} else if n < len(bytes) {
 		return nil, fmt.Errorf("%s: %w", p.segment.name, err)
 	}
 	for i, s := range p.spans {
 		start := int64(s.offset) - p.offset
-		body := buffer[start : start+int64(s.length) : start+int64(s.length)]
+		body := bytes[start : start+int64(s.length) : start+int64(s.length)]
 		if crc32c.Checksum(body) != s.checksum {
 			return nil, vfs.Corruptf(p.segment.name, int64(s.offset), "entries %d to %d are not what was written", s.first, s.last())
 		}
