@@ -252,7 +252,8 @@ func (n *simNode) comeBack() {
 
 // At the end.
 
-// minority draws members that the others can do without, whatever comes into force.
+// minority draws members that the others can do without, whatever comes into force. All
+// machines run: what a crash has left of a change is known.
 func (s *simulation) minority() (away []*simNode) {
 	if s.changing() {
 		return nil
@@ -260,11 +261,26 @@ func (s *simulation) minority() (away []*simNode) {
 	for _, n := range s.nodes {
 		more := append(slices.Clip(away), n)
 		stay := func(other *simNode) bool { return !other.lost && !slices.Contains(more, other) }
-		if s.mayBelong(n) && !slices.ContainsFunc(s.possible(), func(one configuration) bool { return !s.isAgreed(one, stay) }) {
+		if s.mayBelong(n) && !slices.ContainsFunc(s.possible(), func(one configuration) bool { return !s.isAgreed(one, stay) }) && s.canElect(stay) {
 			away = more
 		}
 	}
 	return away
+}
+
+// canElect reports whether some can make one of them leader. That their votes are enough
+// in each configuration does not say so: who has the longest log may be no voter in it yet,
+// but be needed as one in the configuration of whoever else may campaign.
+func (s *simulation) canElect(is func(*simNode) bool) bool {
+	return slices.ContainsFunc(s.nodes, func(n *simNode) bool {
+		if n.driver == nil || !is(n) {
+			return false
+		}
+		c := n.driver.core
+		return c.configuration.isVoter(n.id) && s.isAgreed(c.configuration, func(other *simNode) bool {
+			return other.driver != nil && is(other) && !other.driver.core.log.moreUpToDate(c.log.last(), c.log.lastTerm())
+		})
+	})
 }
 
 // whole returns the members that are to be equal in the end.

@@ -161,18 +161,19 @@ func (s *simulation) recoverAll(stop func() bool) error {
 	s.over = true
 	s.network.Heal()
 	s.world.Note(sim.Line{Kind: "all faults end", Node: -1, Peer: -1})
-	var away []*simNode
-	if s.random.IntN(2) == 0 {
-		away = s.minority()
-	}
 	for _, n := range s.nodes {
 		n.heal()
 		n.retired = n.retired && !s.mayBelong(n)
 		n.start()
-		n.keptAway = slices.Contains(away, n)
 	}
-	for _, n := range away {
-		s.keepAway(n)
+	if s.random.IntN(2) == 0 {
+		away := s.minority()
+		for _, n := range away {
+			n.keptAway = true
+		}
+		for _, n := range away {
+			s.keepAway(n)
+		}
 	}
 	fresh := ""
 	healed := s.world.Now()
@@ -193,7 +194,7 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
 	}
 	soon := s.world.Now() + 20*simElectionTimeout
-	if len(away) > 0 {
+	if slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.keptAway }) {
 		soon += 40 * simElectionTimeout // whom they follow may have bad links only
 	}
 	equal := func() bool {
