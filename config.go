@@ -62,9 +62,10 @@ type Config struct {
 	HeartbeatInterval time.Duration
 
 	// ElectionTimeout is how long a node stays quiet without hearing from a
-	// leader: each wait is drawn anew from [ElectionTimeout, 2*ElectionTimeout).
-	// A leader that has not heard from a majority for as long steps down. At
-	// least 3 heartbeats; default 500 ms.
+	// leader: each wait is drawn anew from [ElectionTimeout, 2*ElectionTimeout),
+	// and with up to three voters short ones are likelier than long ones. A
+	// leader that has not heard from a majority for as long steps down. At least
+	// 3 heartbeats; default 500 ms.
 	ElectionTimeout time.Duration
 
 	// ForwardProposals has Propose on a member that does not lead send the command on to

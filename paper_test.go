@@ -2,6 +2,7 @@ package raft
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -674,19 +675,28 @@ func TestPaperLeaderWithoutAMajorityStepsDown(t *testing.T) {
 	require.Empty(t, r.take("b", "a"), "and stops its heartbeats")
 }
 
-// §3.4: waits are drawn at random from [T, 2T), spread over all of it.
+// §3.4: waits are drawn at random from [T, 2T), spread over all of it: evenly where more
+// than two others may campaign, with more short ones where no more than two are left.
 func TestPaperElectionWaitsAreSpreadOut(t *testing.T) {
-	r := follower(t, at{log: "1 1", term: 2})
 	const draws, parts = 4000, 5
-	var count [parts]int
-	for range draws {
-		w := r.core("b").drawElectionWait()
-		require.GreaterOrEqual(t, w, wait)
-		require.Less(t, w, 2*wait)
-		count[int((w-wait)*parts/wait)]++
-	}
-	for i, n := range count {
-		require.InDelta(t, draws/parts, n, draws/parts/5, "part %d of %d", i, parts)
+	share := func(x float64) float64 { return x } // of waits below (1+x)T
+	for members, below := range map[string]func(float64) float64{
+		"a b c":         func(x float64) float64 { return math.Cbrt(x * x) },
+		"a b c d e":     share,
+		"a b c d e f g": share,
+	} {
+		r := newCluster(t, members)
+		var count [parts]int
+		for range draws {
+			w := r.core("b").drawElectionWait()
+			require.GreaterOrEqual(t, w, wait)
+			require.Less(t, w, 2*wait)
+			count[int((w-wait)*parts/wait)]++
+		}
+		for i, n := range count {
+			expected := draws * (below(float64(i+1)/parts) - below(float64(i)/parts))
+			require.InEpsilon(t, expected, n, 0.15, "%s: part %d of %d", members, i, parts)
+		}
 	}
 }
 
