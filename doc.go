@@ -230,10 +230,12 @@
 // many reads, one question, which must have left after they came. A read of bounded
 // staleness is one whose round may have been an earlier read's.
 //
-// A round for reads asks a majority and no more: those voters that have answered soonest of
-// late. If they have not confirmed it after 2 ms, all others are asked too, so that one who
-// dies or hangs costs no more than that, once. Heartbeats to everybody are due as often as
-// without reads: they keep followers quiet, and tell how soon each of them answers.
+// A round for reads asks a majority: those voters that have answered soonest of late, in a
+// joint phase until that is one of either half. If they have not confirmed it after 2 ms, or
+// twice the time that their answers take, all other voters are asked too: one who dies or
+// hangs costs no more than that, until it has been silent for longer than others take.
+// Heartbeats to everybody are due as often as without reads: they keep followers quiet, and
+// tell how soon each of them answers.
 //
 // Leases (§6.4.1) count from when a round was sent, by the leader's clock at the moment of
 // the answer. Each follower says how long it keeps quiet, so that one with a shorter

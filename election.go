@@ -275,10 +275,7 @@ func (c *core) sendHeartbeat(now time.Duration, p *progress) {
 	if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
 		p.farewell = c.round
 	}
-	if p.asked <= p.answered {
-		p.askedAt = now
-	}
-	p.asked = c.round
+	p.ask(now, c.round)
 	c.send(p.id, &Heartbeat{
 		Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
 		Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
@@ -339,7 +336,7 @@ func (c *core) handleHeartbeatResponse(now time.Duration, e heartbeatAnswered) {
 	}
 	if p := c.peer(e.from); p != nil {
 		p.contact, p.trouble = now, ""
-		p.answer(now, min(e.response.Round, c.round))
+		p.answer(now, min(e.response.Round, c.round), c.settings.heartbeatInterval)
 		p.quiet = time.Duration(min(e.response.Quiet, math.MaxInt64))
 		if c.readRound == 0 || e.response.Round > c.readRound { // of those for reads there may be thousands in a second
 			p.retryAt = now // it is reachable: what was lost can be tried again

@@ -13,25 +13,28 @@ import (
 // roundWanted: reads wait for a round of heartbeats, which a leader is to start at once.
 type roundWanted struct{}
 
-// hedgeAfter is how long a round for reads relies on those who were asked first.
+// hedgeAfter is how long a round for reads relies on those who were asked first, at least.
 const hedgeAfter = 2 * time.Millisecond
 
 // startRound starts a round of heartbeats for reads. A majority is enough for it, so none
-// but those are asked who answer soonest; the others are if that does not confirm it in a
-// while. The next round that proves contact with everybody is due as if there were no reads.
+// but those are asked who answer soonest; the other voters are if that does not confirm it
+// in 2 ms, or in twice the time that it takes. The next round that proves contact with
+// everybody is due as if there were no reads.
 func (c *core) startRound(now time.Duration) {
 	c.beginRound(now)
-	c.readRound, c.hedgeAt = c.round, now+hedgeAfter
+	patience := hedgeAfter
 	for c.askedRound() < c.round {
 		p := c.quickest(now)
 		if p == nil {
-			return
+			break
 		}
+		patience = max(patience, min(2*p.took, c.settings.heartbeatInterval))
 		c.sendHeartbeat(now, p)
 	}
+	c.readRound, c.hedgeAt = c.round, now+patience
 }
 
-// hedge asks everybody else too if those who were asked first have not confirmed the round.
+// hedge asks the other voters too if those who were asked first have not confirmed the round.
 func (c *core) hedge(now time.Duration) {
 	c.hedgeAt = 0
 	if c.confirmedRound() >= c.readRound {
@@ -69,26 +72,33 @@ func (p *progress) latency(now time.Duration) time.Duration {
 	switch {
 	case p.answered == 0:
 		return math.MaxInt64
-	case p.answered < p.asked:
-		return max(p.took, now-p.askedAt)
+	case p.answered < p.timed:
+		return max(p.took, now-p.timedAt)
 	default:
 		return p.took
 	}
 }
 
-// answer takes note of an answer to a heartbeat of a round. What one took that was late,
-// or lucky, counts for an eighth.
-func (p *progress) answer(now time.Duration, round uint64) {
-	took := now - p.askedAt
-	switch {
-	case round <= p.answered:
+// ask takes note of a heartbeat of a round. One at a time is timed: others may be under way.
+func (p *progress) ask(now time.Duration, round uint64) {
+	p.asked = round
+	if p.timed <= p.answered {
+		p.timed, p.timedAt = round, now
+	}
+}
+
+// answer takes note of the answer to a heartbeat of a round. What it took counts for an
+// eighth, and for no more than most: silence is none of its own.
+func (p *progress) answer(now time.Duration, round uint64, most time.Duration) {
+	if round <= p.answered {
 		return
-	case p.answered == 0:
+	}
+	if took := min(now-p.timedAt, most); p.answered == 0 {
 		p.took = took
-	default:
+	} else if p.answered < p.timed && p.timed <= round {
 		p.took += (took - p.took) / 8
 	}
-	p.answered, p.askedAt = round, now
+	p.answered = round
 }
 
 // confirmedRound returns the last round of heartbeats that a majority has answered, in a

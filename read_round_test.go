@@ -66,10 +66,48 @@ func TestReadsAskTheOthersAfterAWhile(t *testing.T) {
 	require.Equal(t, "c", r.beats("b"), "a has not answered for longer than c takes")
 	r.answerRound("b", "c", r.core("b").round)
 	require.True(t, o.ended)
-	r.now += hedgeAfter
+	r.now += 2 * hedgeAfter
 	r.do("b")
 	require.Empty(t, r.beats("b"), "the round is confirmed")
-	require.Greater(t, r.node("b").driver.deadline(), r.now+hedgeAfter)
+	require.Zero(t, r.core("b").hedgeAt)
+}
+
+// Who is far is given the time that it takes, before others are asked for nothing.
+func TestReadsAreAskedAboutOnceWhereAllAreFar(t *testing.T) {
+	r := settledLeader(t)
+	for _, id := range []NodeID{"a", "c"} {
+		r.now += 10 * time.Millisecond
+		r.answerRound("b", id, r.core("b").round)
+	}
+	r.readIndex("b")
+	require.Equal(t, "a", r.beats("b"))
+	require.Equal(t, r.now+20*time.Millisecond, r.core("b").hedgeAt)
+}
+
+// Answers that come one after another were under way together: each took as long as the first.
+func TestHeartbeatsUnderWayTogetherAreTimedApart(t *testing.T) {
+	p := newProgress("a", 1, 0)
+	const took, every, rounds = 60 * time.Millisecond, 5 * time.Millisecond, 200
+	for i := range time.Duration(rounds) {
+		p.ask(i*every, uint64(i)+1)
+		if late := i - took/every; late >= 0 {
+			p.answer(i*every, uint64(late)+1, time.Second)
+			require.Equal(t, took, p.took)
+			require.GreaterOrEqual(t, p.latency(i*every), took)
+		}
+	}
+}
+
+// A member that comes back is no slower than it was for long.
+func TestSilenceIsNotTakenForSlowness(t *testing.T) {
+	r := pacedLeader(t)
+	for range 600 {
+		r.now += beat
+		r.answerRound("b", "c", r.core("b").round)
+		r.do("b")
+	}
+	r.answerRound("b", "a", r.core("b").round)
+	require.LessOrEqual(t, r.core("b").peer("a").took, beat)
 }
 
 // A cluster of real members loses either follower amid reads.

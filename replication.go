@@ -25,9 +25,10 @@ type progress struct {
 	landed     time.Duration // when it last acknowledged something
 	contact    time.Duration
 	asked      uint64        // the last round of heartbeats that it was sent one of
-	askedAt    time.Duration // when the first was sent that it has not answered
 	answered   uint64        // the last round of heartbeats that it has answered
-	took       time.Duration // how long that took lately
+	timed      uint64        // the round whose answer is timed, or was last
+	timedAt    time.Duration // when that was sent
+	took       time.Duration // how long answers take, an average over some
 	quiet      time.Duration // how long it refuses votes after one, as it says
 	retryAt    time.Duration // nothing is sent before: the last attempt was lost
 	trouble    string        // why the last message was lost; empty once it answers
@@ -84,7 +85,7 @@ func (p *progress) numbers() []uint64 {
 	return append(n,
 		uint64(p.pace.at), uint64(p.pace.credit), p.pace.grown, bit(p.paced), uint64(p.slow),
 		bit(p.probing), bit(p.otherDisk), bit(p.reading), bit(p.granted), bit(p.unmet), p.since,
-		bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.asked, uint64(p.askedAt), p.answered, uint64(p.took), uint64(p.quiet))
+		bit(p.left), uint64(p.leftAt), p.farewell, bit(p.knows), p.asked, p.answered, p.timed, uint64(p.timedAt), uint64(p.took), uint64(p.quiet))
 }
 
 // land forgets what is in flight up to an index.

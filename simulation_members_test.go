@@ -277,7 +277,7 @@ func (s *simulation) canElect(is func(*simNode) bool) bool {
 			return false
 		}
 		c := n.driver.core
-		return c.configuration.isVoter(n.id) && s.isAgreed(c.configuration, func(other *simNode) bool {
+		return c.mayLead() && s.isAgreed(c.configuration, func(other *simNode) bool {
 			return other.driver != nil && is(other) && !other.driver.core.log.moreUpToDate(c.log.last(), c.log.lastTerm())
 		})
 	})

@@ -9,7 +9,8 @@ import (
 
 // limitReads confirms reads, all that wait at once with one round trip. The leader asks
 // both followers, and the faster one answers for a majority; a follower asks the
-// leader, and these two are one. Nothing less can make sure of a read.
+// leader, and these two are one. Less than one round trip cannot make sure of a read, but
+// who asks one follower alone has less to do.
 type limitReads struct {
 	mu      sync.Mutex
 	waiting []*limitWaiter
