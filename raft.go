@@ -99,7 +99,7 @@ type core struct {
 	heartbeatDue time.Duration // leader: when the next round to everybody starts
 	round        uint64        // leader: counts rounds of heartbeats
 	readRound    uint64        // the last round that reads have asked for
-	hedgeAt      time.Duration // leader: when the voters are asked that were not asked first; 0: they were
+	hedgeAt      time.Duration // leader: when those voters are asked that were not asked first, if need be; 0: they were
 	lease        lease         // leader: the right to answer reads by the clock
 	peers        []*progress   // leader: the other members, sorted by ID
 	handover     *handover     // leader: nil: none is under way

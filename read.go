@@ -87,8 +87,9 @@ func (p *progress) ask(now time.Duration, round uint64) {
 	}
 }
 
-// answer takes note of the answer to a heartbeat of a round. What it took counts for an
-// eighth, and for no more than most: silence is none of its own.
+// answer takes note of the answer to a heartbeat of a round. In the average of what answers
+// take the newest counts an eighth, and none more than most: then the peer was not slow, but
+// away.
 func (p *progress) answer(now time.Duration, round uint64, most time.Duration) {
 	if round <= p.answered {
 		return

@@ -158,13 +158,20 @@ func TestR3OnlyVoterAnswersAtOnce(t *testing.T) {
 	require.Equal(t, round, r.core("a").round)
 }
 
-// M6: in a joint phase both halves must say that nobody else leads.
-func TestM6ReadsNeedBothHalves(t *testing.T) {
+// jointLeader returns a rig in which a leads in a joint phase from a, b and c to a, d and e,
+// of whom d and e are cut off.
+func jointLeader(t *testing.T) *rig {
 	r := withJoiners(t, "a b c", "d e")
 	r.part("a b c", "d e")
 	r.change("a", 0, r.adds("d"), r.adds("e"), removes("b"), removes("c"))
 	r.settle()
 	require.True(t, r.core("a").configuration.isJoint())
+	return r
+}
+
+// M6: in a joint phase both halves must say that nobody else leads.
+func TestM6ReadsNeedBothHalves(t *testing.T) {
+	r := jointLeader(t)
 	o := r.readIndex("a")
 	r.settle()
 	require.Equal(t, r.core("a").round, r.core("a").peer("b").answered)

@@ -166,14 +166,15 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		n.retired = n.retired && !s.mayBelong(n)
 		n.start()
 	}
+	var away []*simNode
 	if s.random.IntN(2) == 0 {
-		away := s.minority()
-		for _, n := range away {
-			n.keptAway = true
-		}
-		for _, n := range away {
-			s.keepAway(n)
-		}
+		away = s.minority()
+	}
+	for _, n := range away {
+		n.keptAway = true
+	}
+	for _, n := range away {
+		s.keepAway(n)
 	}
 	fresh := ""
 	healed := s.world.Now()
@@ -194,7 +195,7 @@ func (s *simulation) recoverAll(stop func() bool) error {
 		return fmt.Errorf("liveness: no fresh command was done within 10 election timeouts: %s", s)
 	}
 	soon := s.world.Now() + 20*simElectionTimeout
-	if slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.keptAway }) {
+	if len(away) > 0 {
 		soon += 40 * simElectionTimeout // whom they follow may have bad links only
 	}
 	equal := func() bool {
