@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
 // Calls that one member makes for another's caller, and their outcomes as they cross the
@@ -135,7 +137,7 @@ func forwardResponse(result Result, err error) *ForwardResponse {
 	case errors.As(err, &notLeader):
 		r.Leader, r.Address = notLeader.Leader, notLeader.Address
 	}
-	r.Message = text[:min(len(text), maxForwardedText)]
+	r.Message = wire.Clip(text, maxForwardedText)
 	return r
 }
 

@@ -192,7 +192,7 @@ func TestHouseTheCoreIsPure(t *testing.T) {
 	forbidden := []string{"context", "crypto/rand", "io", "net", "os", "sync", "sync/atomic", "go.uber.org/zap"}
 	pure := `raft.go election.go replication.go log.go snapshot.go driver.go compaction.go
 		membership.go membership_change.go configurations.go leadership_transfer.go reconfiguration.go read.go read_waiters.go
-		session_table.go`
+		session_table.go pace.go status.go`
 	for _, name := range strings.Fields(pure) {
 		s := parseFile(t, name)
 		for _, path := range s.imports() {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -446,12 +445,7 @@ func (a *streamedAppend) respond(answer any, err error) {
 }
 
 func (c *tcpConn) respondError(id uint64, err error) {
-	c.respond(outgoing{kind: kindError, id: id, code: CodeOf(err), text: clip(err.Error())})
-}
-
-// clip returns as much of an error's text as an answer carries, in whole characters.
-func clip(text string) string {
-	return strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
+	c.respond(outgoing{kind: kindError, id: id, code: CodeOf(err), text: wire.Clip(err.Error(), maxErrorText)})
 }
 
 // respond queues a response. It does not block: a peer that does not read its
@@ -842,7 +836,7 @@ func (w *frameWriter) rejected(out *outgoing, err error) {
 	}
 	switch {
 	case out.call == nil: // a response: the request was served, and no code must say that it was refused
-		w.add(&outgoing{kind: kindError, id: out.id, code: CodeInternal, text: clip(err.Error())})
+		w.add(&outgoing{kind: kindError, id: out.id, code: CodeInternal, text: wire.Clip(err.Error(), maxErrorText)})
 	case out.call.stream != nil: // its later requests must not overtake this one; Send lets none pass that is too large
 		w.err = fmt.Errorf("cannot send a request: %w", err)
 	default:

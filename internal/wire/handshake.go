@@ -143,7 +143,7 @@ func (e *Refusal) Append(dst []byte) []byte {
 	dst = BeginFrame(dst, KindRefusal, 0)
 	dst = AppendArrayLen(dst, refusalFields)
 	dst = AppendUint(dst, e.Code)
-	dst = AppendString(dst, e.Reason[:min(len(e.Reason), maxReason)])
+	dst = AppendString(dst, Clip(e.Reason, maxReason))
 	return endSmallFrame(dst, start)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 )
 
 // The Append functions write MessagePack in its shortest form, byte for byte
@@ -45,6 +46,11 @@ func AppendBool(dst []byte, v bool) []byte {
 		return append(dst, 0xc3)
 	}
 	return append(dst, 0xc2)
+}
+
+// Clip returns what a text for people has within maxBytes, in whole characters.
+func Clip(text string, maxBytes int) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxBytes)], "")
 }
 
 // AppendString appends a string.

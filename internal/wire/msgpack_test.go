@@ -97,6 +97,12 @@ func TestStringIsTheLibrarys(t *testing.T) {
 	}
 }
 
+func TestClipKeepsWholeCharacters(t *testing.T) {
+	for maxBytes, want := range []string{"", "a", "a", "aé", "aé", "aé", "aé€", "aé€"} {
+		require.Equal(t, want, Clip("aé€", maxBytes), "%d bytes", maxBytes)
+	}
+}
+
 func TestBytesAreTheLibrarys(t *testing.T) {
 	for _, n := range lengths {
 		data := bytes.Repeat([]byte{7}, n)
