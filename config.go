@@ -180,7 +180,7 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.MaxBatchBytes, 256<<10)
 	defaultTo(&c.MaxInflightBytes, 16<<20)
 	defaultTo(&c.MaxInflightMessages, 64)
-	defaultTo(&c.MaxPendingBytes, max(64<<20, 2*c.MaxCommandBytes))
+	defaultTo(&c.MaxPendingBytes, 64<<20)
 	defaultTo(&c.MaxUnappliedBytes, 64<<20)
 	defaultTo(&c.SegmentBytes, 32<<20)
 	if c.Storage == nil {

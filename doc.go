@@ -133,10 +133,11 @@
 // end it.
 //
 // The inbox (inbox.go) is shared by everybody, under a lock that is held for a
-// slice swap or for copying one command; a batch is copied only if callers have left it, or
-// if most of its body is empty. The goroutine of a caller encodes its command there; these bytes go into the leader's log, into each message and
-// into the followers' logs as they are. Whatever a message refers to is never
-// changed and never reused.
+// slice swap or for copying one command of less than 128 KiB; a batch is copied only if
+// callers have left it, or if most of its body is empty. The goroutine of a caller encodes
+// its command there, a larger one before it takes the lock; these bytes go into the
+// leader's log, into each message and into the followers' logs as they are. Whatever a
+// message refers to is never changed and never reused.
 //
 // The Node's own fields are immutable, or under its lock: whether it runs, the
 // last Status, and those who watch the leader. All goroutines have ended when

@@ -13,8 +13,9 @@ import (
 )
 
 // inbox is where everybody leaves what the event loop is to do. Its lock is held for a
-// slice swap, for copying one command, into a new body now and then, or for copying what
-// remains of a body that callers have left, or that is less than half full when it is taken.
+// slice swap, for copying one command that is not large, into a new body now and then, or
+// for copying what remains of a body that callers have left, or that is less than half full
+// when it is taken.
 type inbox struct {
 	maxPendingBytes int
 	maxBatchBytes   int
@@ -42,7 +43,8 @@ type inbox struct {
 type batch struct {
 	body      []byte
 	proposals []proposal
-	withdrawn int // bytes of proposals whose callers have left
+	withdrawn int  // bytes of proposals whose callers have left
+	large     bool // it is one large command, with no room for others
 
 	taken bool // guarded by the inbox's mu: it is with the loop now
 	// first and term say where the batch stands in the log, once it does.
@@ -244,11 +246,37 @@ func (q *inbox) ask(answer chan<- Status) bool {
 	return true
 }
 
+// largeCommand is the size from which a command gets a batch of its own, which its caller
+// encodes without the lock. Smaller ones do better together.
+const largeCommand = 128 << 10
+
 // enqueue leaves a command for the loop if there is room.
 func (q *inbox) enqueue(kind EntryKind, command []byte, p proposal) error {
+	if len(command) >= largeCommand {
+		if err := q.promiseRoom(proposalSize(len(command))); err != nil {
+			return err
+		}
+		return q.enqueuePromised(kind, command, p)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	size := proposalSize(len(command))
+	if err := q.takeRoom(proposalSize(len(command))); err != nil {
+		return err
+	}
+	q.add(kind, command, p)
+	return nil
+}
+
+// promiseRoom takes room for a command that is yet to be encoded.
+func (q *inbox) promiseRoom(size int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.takeRoom(size)
+}
+
+// takeRoom takes room in the queue, if there is any, and nobody waits for it. Called with
+// mu held.
+func (q *inbox) takeRoom(size int) error {
 	switch {
 	case q.closed != nil:
 		return q.closed
@@ -256,7 +284,29 @@ func (q *inbox) enqueue(kind EntryKind, command []byte, p proposal) error {
 		return ErrOverloaded
 	}
 	q.pending += size
-	q.add(kind, command, p)
+	return nil
+}
+
+// enqueuePromised leaves a command that has its room for the loop.
+func (q *inbox) enqueuePromised(kind EntryKind, command []byte, p proposal) error {
+	var alone *batch
+	if len(command) >= largeCommand {
+		alone = &batch{large: true}
+		alone.body = buffer.Uncleared(entrySize(len(command)))
+		alone.add(kind, command, p)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed != nil:
+		return q.closed
+	case alone == nil:
+		q.add(kind, command, p)
+		return nil
+	}
+	if q.batches = append(q.batches, alone); len(q.batches) == 1 {
+		q.signal()
+	}
 	return nil
 }
 
@@ -279,13 +329,7 @@ func (q *inbox) enqueueWait(ctx context.Context, kind EntryKind, command []byte,
 	if err := q.awaitRoom(ctx, proposalSize(len(command))); err != nil {
 		return err
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed != nil {
-		return q.closed
-	}
-	q.add(kind, command, p)
-	return nil
+	return q.enqueuePromised(kind, command, p)
 }
 
 // awaitRoom waits until size bytes are promised to the caller.
@@ -365,15 +409,20 @@ func (q *inbox) grantRoom() {
 // add encodes a command into the last batch. Called with mu held.
 func (q *inbox) add(kind EntryKind, command []byte, p proposal) {
 	b := q.batchFor(entrySize(len(command)))
+	b.add(kind, command, p)
+	if len(q.batches) == 1 && len(b.proposals) == 1 {
+		q.signal()
+	}
+}
+
+// add encodes a command into the batch.
+func (b *batch) add(kind EntryKind, command []byte, p proposal) {
 	if p.wait != nil {
 		p.wait.batch, p.wait.position = b, len(b.proposals)
 	}
 	b.body = appendEntry(b.body, kind, command)
 	p.end = len(b.body)
 	b.proposals = append(b.proposals, p)
-	if len(q.batches) == 1 && len(b.proposals) == 1 {
-		q.signal()
-	}
 }
 
 // What a batch allocates in vain, at most, for commands that do not come: places for their
@@ -388,7 +437,7 @@ const (
 // instead, with room for a whole number of entries like this one. Called with mu held.
 func (q *inbox) batchFor(size int) *batch {
 	room, places := q.lastBytes+q.lastBytes/4, q.lastCount+q.lastCount/4
-	if n := len(q.batches); n > 0 {
+	if n := len(q.batches); n > 0 && !q.batches[n-1].large {
 		last := q.batches[n-1]
 		if len(last.body)+size <= cap(last.body) {
 			return last
@@ -464,7 +513,9 @@ func (q *inbox) takeBatches(room int) []*batch {
 		b := q.batches[n]
 		room -= b.size()
 		q.pending -= b.size()
-		q.lastBytes, q.lastCount = min(q.lastBytes+len(b.body), q.maxBatchBytes), min(q.lastCount+len(b.proposals), maxPlaces)
+		if !b.large {
+			q.lastBytes, q.lastCount = min(q.lastBytes+len(b.body), q.maxBatchBytes), min(q.lastCount+len(b.proposals), maxPlaces)
+		}
 		b.taken = true
 		b.compact()
 		n++

@@ -35,6 +35,52 @@ func TestBatchesOfLargeCommandsAreFull(t *testing.T) {
 	}
 }
 
+// A large command has a batch of its own, in its turn, and has no say in how much room the
+// small ones after it get.
+func TestLargeCommandsHaveBatchesOfTheirOwn(t *testing.T) {
+	q := newInbox(64<<20, 256<<10)
+	sizes := []int{1, largeCommand, 2, 3, largeCommand + 1, largeCommand + 2, 4}
+	for _, size := range sizes {
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, size), proposal{done: func(Result, error) {}}))
+	}
+	require.Len(t, q.wake, 1)
+	var taken []int
+	for _, b := range q.take(nil, 1<<30, true).batches {
+		require.Equal(t, len(b.body) > largeCommand, b.large)
+		require.True(t, !b.large || len(b.proposals) == 1)
+		require.LessOrEqual(t, cap(b.body), len(b.body)+slack)
+		for rest := b.body; len(rest) > 0; {
+			var data []byte
+			_, data, rest = readEntry(rest)
+			taken = append(taken, len(data))
+		}
+	}
+	require.Equal(t, sizes, taken)
+	require.Zero(t, q.pending)
+
+	require.NoError(t, q.enqueue(EntryCommand, nil, proposal{done: func(Result, error) {}}))
+	require.Less(t, cap(q.batches[0].body), 256)
+}
+
+// A large command is encoded between getting room and taking its place: its caller may
+// leave after that, and the queue may be closed before.
+func TestLargeCommandThatIsNotTaken(t *testing.T) {
+	q := newInbox(64<<20, 256<<10)
+	w := newWaiter().(*waiter)
+	require.NoError(t, q.enqueue(EntryCommand, make([]byte, largeCommand), proposal{wait: w}))
+	require.True(t, q.withdraw(w))
+	require.Zero(t, q.pending, "its room is free at once")
+	for _, b := range q.take(nil, 1<<30, true).batches {
+		require.Empty(t, b.proposals)
+		require.Empty(t, b.body)
+	}
+
+	require.NoError(t, q.promiseRoom(proposalSize(largeCommand)))
+	require.Empty(t, q.close(ErrStopped).batches)
+	require.Equal(t, ErrStopped, q.enqueuePromised(EntryCommand, make([]byte, largeCommand), proposal{wait: w}))
+	require.Empty(t, q.batches)
+}
+
 // The loop takes about as much as there is room for, and is told of the rest.
 func TestQueueIsTakenAsFarAsThereIsRoom(t *testing.T) {
 	q := newInbox(1<<20, 1000)
