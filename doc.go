@@ -197,6 +197,10 @@
 // majority has it, and the state machine does not outlive the process. One that
 // does, a [DurableStateMachine], is given only what is on this node's disk.
 //
+// Election waits (§3.4) are drawn from once to twice the timeout, but evenly only with more
+// than three voters: else short ones are likelier, because no more than two campaign, who
+// meet seldom. How they are drawn matters for how soon there is a leader, not for safety.
+//
 // Pre-vote, always on (§9.6). A node asks for pre-votes first and increments its
 // term only when a majority would vote for it. A pre-vote changes nothing on
 // either side, so it cannot make two leaders; what it prevents is that a node

@@ -15,7 +15,7 @@ import (
 func (c *core) drawElectionWait() time.Duration {
 	timeout := c.settings.electionTimeout
 	share := rand.New(&c.chance).Float64()
-	if max(len(c.configuration.incoming), len(c.configuration.outgoing)) <= 3 {
+	if c.configuration.voters() <= 3 {
 		share *= math.Sqrt(share)
 	}
 	return timeout + time.Duration(share*float64(timeout))

@@ -96,6 +96,15 @@ func (c configuration) isVoter(id NodeID) bool {
 	return slices.Contains(c.incoming, id) || slices.Contains(c.outgoing, id)
 }
 
+// voters returns how many count, in a joint phase in either half.
+func (c configuration) voters() int {
+	n := len(c.incoming)
+	for _, id := range c.outgoing {
+		n += int(bit(!slices.Contains(c.incoming, id)))
+	}
+	return n
+}
+
 // reached returns the largest value that a majority has reached, in a joint phase a
 // majority of either half. Nobody else is asked for a value.
 func (c configuration) reached(value func(NodeID) uint64) uint64 {

@@ -3,6 +3,7 @@ package raft
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -679,13 +680,30 @@ func TestPaperLeaderWithoutAMajorityStepsDown(t *testing.T) {
 // than two others may campaign, with more short ones where no more than two are left.
 func TestPaperElectionWaitsAreSpreadOut(t *testing.T) {
 	const draws, parts = 4000, 5
-	share := func(x float64) float64 { return x } // of waits below (1+x)T
-	for members, below := range map[string]func(float64) float64{
-		"a b c":         func(x float64) float64 { return math.Cbrt(x * x) },
-		"a b c d e":     share,
-		"a b c d e f g": share,
+	even := func(x float64) float64 { return x } // the share of waits below (1+x)T
+	short := func(x float64) float64 { return math.Cbrt(x * x) }
+	joint := func(incoming, outgoing string) configuration {
+		ids := func(names string) (ids []NodeID) {
+			for name := range strings.FieldsSeq(names) {
+				ids = append(ids, NodeID(name))
+			}
+			return ids
+		}
+		return configuration{incoming: ids(incoming), outgoing: ids(outgoing)}
+	}
+	for _, c := range []struct {
+		configuration
+		below func(x float64) float64
+	}{
+		{joint("a b", ""), short},
+		{joint("a b c", ""), short},
+		{joint("a b c", "a b"), short},
+		{joint("a b c d", ""), even},
+		{joint("a b d", "a b c"), even}, // who are four
+		{joint("a b c d e", ""), even},
 	} {
-		r := newCluster(t, members)
+		r := newCluster(t, "a b c")
+		r.core("b").configuration = c.configuration
 		var count [parts]int
 		for range draws {
 			w := r.core("b").drawElectionWait()
@@ -694,8 +712,8 @@ func TestPaperElectionWaitsAreSpreadOut(t *testing.T) {
 			count[int((w-wait)*parts/wait)]++
 		}
 		for i, n := range count {
-			expected := draws * (below(float64(i+1)/parts) - below(float64(i)/parts))
-			require.InEpsilon(t, expected, n, 0.15, "%s: part %d of %d", members, i, parts)
+			expected := draws * (c.below(float64(i+1)/parts) - c.below(float64(i)/parts))
+			require.InEpsilon(t, expected, n, 0.15, "%v: part %d of %d", c.configuration, i, parts)
 		}
 	}
 }
