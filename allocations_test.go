@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func TestFollowerAllocatesForBatchesOnly(t *testing.T) {
 		last := d.core.log.last()
 		const runs = 200
 		var messages [][]byte
-		for i := range runs + 1 { // AllocsPerRun makes one more
+		for i := range runs + 1 { // one more is made
 			first := last + 1 + Index(i*count)
 			var entries []LogEntry
 			for j := range count {
@@ -38,7 +39,7 @@ func TestFollowerAllocatesForBatchesOnly(t *testing.T) {
 			require.NoError(t, err)
 			acknowledged = response.(*AppendResponse).Match
 		}
-		return testing.AllocsPerRun(runs, func() {
+		return allocationsPerRun(runs, func() {
 			m := new(AppendEntries)
 			if err := m.UnmarshalBinary(messages[0]); err != nil {
 				t.Error(err)
@@ -59,25 +60,26 @@ func TestFollowerAllocatesForBatchesOnly(t *testing.T) {
 	}
 	few, many := allocations(2), allocations(2000)
 	t.Logf("%v allocations for 2 entries, %v for 2000", few, many)
-	require.Equal(t, few, many)
-	require.LessOrEqual(t, many, 8.0)
+	require.InDelta(t, few, many, 0.5)
+	require.Less(t, max(few, many), 7.0, "and connection and disk need some more")
 }
 
 // Nor does what a whole follower allocates, from the frame in its socket to the
 // acknowledgement in the leader's: connection, loop, driver, log on the disk and answer.
+// Nothing is committed, and so nothing applied.
 func TestFollowersProcessAllocatesForBatchesOnly(t *testing.T) {
 	verifySteps = false // which allocates; no other test runs beside this one
 	defer func() { verifySteps = true }()
 	allocations := func(count int) float64 {
 		leader := leadByHand(t)
 		const runs = 50
-		frames := make([][]byte, runs+1) // AllocsPerRun makes one more
+		frames := make([][]byte, runs+1) // one more is made
 		for i := range frames {
 			frames[i] = leader.frame(t, count)
 		}
 		answer := make([]byte, 4096)
 		var last []byte
-		per := testing.AllocsPerRun(runs, func() {
+		per := allocationsPerRun(runs, func() {
 			_, err := leader.conn.Write(frames[0])
 			frames = frames[1:]
 			n := 0
@@ -99,6 +101,19 @@ func TestFollowersProcessAllocatesForBatchesOnly(t *testing.T) {
 	t.Logf("%v allocations for 2 entries, %v for 20,000", few, many)
 	require.InDelta(t, few, many, 1, "a larger frame may come in more pieces")
 	require.LessOrEqual(t, max(few, many), 8.0)
+}
+
+// allocationsPerRun is testing.AllocsPerRun with what is behind the point.
+func allocationsPerRun(runs int, f func()) float64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	f()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range runs {
+		f()
+	}
+	runtime.ReadMemStats(&after)
+	return float64(after.Mallocs-before.Mallocs) / float64(runs)
 }
 
 // leaderByHand sends entries to a real node over TCP.

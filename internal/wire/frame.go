@@ -133,11 +133,16 @@ func ReadFrame(r *bufio.Reader, gate *Gate) (body []byte, sum uint32, err error)
 	if err := gate.extend(r, headerBytes); err != nil {
 		return nil, 0, err
 	}
-	var header [headerBytes]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
+	header, err := r.Peek(headerBytes)
+	switch {
+	case err == io.EOF && len(header) > 0:
+		return nil, 0, io.ErrUnexpectedEOF
+	case err != nil:
 		return nil, 0, err
 	}
-	length, limit := int64(binary.BigEndian.Uint32(header[:])), int64(MaxFrame)
+	length, limit := int64(binary.BigEndian.Uint32(header)), int64(MaxFrame)
+	claimed := binary.BigEndian.Uint32(header[4:])
+	r.Discard(headerBytes)
 	if gate.Limit > 0 {
 		limit = int64(gate.Limit)
 	}
@@ -152,7 +157,7 @@ func ReadFrame(r *bufio.Reader, gate *Gate) (body []byte, sum uint32, err error)
 	}
 	body, err = readBody(r, size, gate)
 	sum = crc32c.Checksum(body)
-	if err == nil && sum != binary.BigEndian.Uint32(header[4:]) {
+	if err == nil && sum != claimed {
 		err = fmt.Errorf("%w: checksum of a frame of %d bytes does not match", ErrMalformed, length)
 	}
 	if err != nil {
