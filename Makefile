@@ -22,7 +22,7 @@ verify:
 	$(STATICCHECK) ./...
 	$(GO) doc -all . > /dev/null
 	$(GO) test -race ./...
-	@set -e; for module in $(NESTED); do echo "in $$module"; (cd "$$module" && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test -race ./...); done
+	@set -e; for module in $(NESTED); do echo "in $$module"; (cd "$$module" && $(GO) mod tidy -diff && $(GO) vet ./... && $(STATICCHECK) ./... && $(GO) test -race ./...); done
 
 fix:
 	gofmt -w .

@@ -56,6 +56,7 @@ func (t task) options() options {
 		ShortTimeouts: t.Row.Kind == election || t.Row.Kind == restart,
 		LeaseReads:    t.Row.Kind == leaseRead,
 		WholeLog:      t.Row.Kind == restart,
+		Ours:          t.Ours,
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 const (
 	sayLeads  = "leads"  // it has become leader
 	sayWrote  = "wrote"  // and has committed and applied a command
-	sayServes = "serves" // and more of them
+	sayServes = "serves" // and many more, and goes on with that
 )
 
 // elections measures, several times, how long a cluster is without a leader when that
@@ -122,7 +122,7 @@ func (t task) start(ctx context.Context, said chan<- saying) (*exec.Cmd, error) 
 }
 
 // beNode is such a process. Whenever its node becomes leader it says so, writes, and
-// serves some callers, so that leaders end in service.
+// serves some callers until it leads no more, so that leaders end in service.
 func (t task) beNode(ctx context.Context, p peer, out io.Writer) error {
 	n, err := openNode(p, t.options(), t.Node)
 	if err != nil {
@@ -141,15 +141,26 @@ func (t task) beNode(ctx context.Context, p peer, out io.Writer) error {
 			continue
 		}
 		fmt.Fprintln(out, sayWrote)
-		some := proposals(c, row{Bytes: t.Row.Bytes, Callers: 16}, t.Dir)
-		some.count = 2000
-		if some.run(samples{}) == nil {
-			fmt.Fprintln(out, sayServes)
-		}
-		for n.Leads() {
-			if err := pause(ctx, time.Millisecond); err != nil {
-				return err
-			}
+		if err := t.serve(ctx, c, out); err != nil {
+			return err
 		}
 	}
+}
+
+// serve has callers write as long as the node leads, and says so once they have begun.
+func (t task) serve(ctx context.Context, c *cluster, out io.Writer) error {
+	some := proposals(c, row{Bytes: t.Row.Bytes, Callers: 16}, t.Dir)
+	some.duration = time.Hour
+	go func() { _ = some.run(samples{}) }()
+	defer some.stage.Store(stopping)
+	if err := pause(ctx, 300*time.Millisecond); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, sayServes)
+	for (*c.leader.Load()).Leads() {
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }

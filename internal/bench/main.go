@@ -2,7 +2,7 @@
 // a log on the disk, and with the limit: a replicated log with nothing of Raft in it.
 // All do the same work in the same way.
 //
-//	go run . [-peers ours,limit] [-rows REGEXP] [-rounds 5] [-seconds 5] [-dir DIR] [-out DIR] [-readme FILE]
+//	go run . [-peers ours,limit] [-rows REGEXP] [-rounds 5] [-seconds 1] [-dir DIR] [-out DIR] [-readme FILE]
 //
 // Rounds are interleaved: in each of them every row is measured for one peer after
 // another, each cell in a process of its own. Results are added to a file as they
@@ -54,11 +54,13 @@ func runMatrix(ctx context.Context) error {
 	names := flag.String("peers", "", "only these `peers`, with commas between them")
 	pattern := flag.String("rows", "", "only rows whose names match this `regexp`")
 	flag.IntVar(&m.rounds, "rounds", 5, "how often each cell is measured; 0: only write the report")
-	flag.Float64Var(&m.seconds, "seconds", 5, "for how long, after a warm-up of as long, 2 s at most")
+	flag.Float64Var(&m.seconds, "seconds", 1, "for how long, after a warm-up of as long, 2 s at most")
 	flag.StringVar(&m.dir, "dir", filepath.Join(os.TempDir(), "raft-bench"), "scratch `directory` on the disk that is to be measured")
 	flag.StringVar(&m.out, "out", "../../bin/bench", "`directory` of the results and the report")
 	flag.BoolVar(&m.touch, "touch", true, "touch most of the memory before each round: a virtual machine is slow where it was never used")
 	flag.BoolVar(&m.profiles, "profiles", false, "write CPU, allocation, mutex and block profiles of each cell; its figures do not count, so name another -out")
+	flag.StringVar(&m.ours, "ours", "", "fields of this library's Config as `JSON`, to try other settings: name another -out")
+	flag.StringVar(&m.gogc, "gogc", "", "`GOGC` of all cells, likewise")
 	readme := flag.String("readme", "", "the Markdown `file` that is to have the tables, between its markers")
 	list := flag.Bool("list", false, "print the names of rows and peers")
 	flag.Parse()
@@ -73,14 +75,13 @@ func runMatrix(ctx context.Context) error {
 		m.list()
 		return nil
 	}
-	// What there is by then is reported, but a part does not take the place of a whole.
 	measured := m.run(ctx)
-	if measured != nil {
+	if m.failed > 0 {
+		measured = errors.Join(measured, fmt.Errorf("%d cells failed; the same command measures them again", m.failed))
+	}
+	if part := len(m.peers) < len(peers) || len(m.rows) < len(rows) || m.ours+m.gogc != ""; *readme != "" && (measured != nil || part) {
+		measured = errors.Join(measured, fmt.Errorf("%s keeps its tables: these are others, or not all", *readme))
 		*readme = ""
 	}
-	err = errors.Join(measured, writeReport(m.out, *readme))
-	if m.failed > 0 {
-		err = errors.Join(err, fmt.Errorf("%d cells failed; the same command measures them again", m.failed))
-	}
-	return err
+	return errors.Join(measured, writeReport(m.out, *readme))
 }

@@ -39,8 +39,9 @@ var details = []table{
 	{"Commands: 99th percentile of the latency, µs", "commands", linesOf(p99, 0, propose)},
 	{"Commands: CPU of the whole process for each, µs", "commands", linesOf(cpuMicros, 1, propose)},
 	{"Commands: allocations of the whole process for each", "commands", linesOf(allocations, 1, propose)},
-	{"Commands: flushes of the disk for each, whoever asked for them", "commands", linesOf(flushes, 2, propose)},
+	{"Commands: flushes of the disk for each, whoever asked for them", "commands", linesOf(flushes, 4, propose)},
 	{"Commands: peak memory of the process, MiB", "commands", linesOf(peakMemory, 0, propose)},
+	{"Reads: median latency, µs", "reads", linesOf(p50, 1, leaderRead, followerRead, leaseRead)},
 	{"Reads: 99th percentile of the latency, µs", "reads", linesOf(p99, 1, leaderRead, followerRead, leaseRead)},
 	{"Reads: CPU of the whole process for each, µs", "reads", linesOf(cpuMicros, 1, leaderRead, followerRead, leaseRead)},
 	{"A caller of small commands beside 16 callers of large ones", "", slices.Concat(
@@ -83,7 +84,7 @@ func linesNamed(m metric, digits int, k kind, label string) []line {
 }
 
 // write writes the lines of which something was measured; no table, if there are none.
-func (t table) write(w io.Writer, rs results) {
+func (t table) write(w io.Writer, rs results, spread bool) {
 	measured := slices.DeleteFunc(slices.Clone(t.lines), func(l line) bool { return len(rs.measured(l.row.name(), l.metric, peers)) == 0 })
 	if len(measured) == 0 {
 		return
@@ -95,15 +96,23 @@ func (t table) write(w io.Writer, rs results) {
 	for _, p := range columns {
 		head = append(head, p.title)
 	}
-	head = append(head, "ours / best", "ours / limit")
+	head = append(head, "ours / best")
+	if limited(columns) {
+		head = append(head, "ours / limit")
+	}
 	fmt.Fprintf(w, "\n%s:\n\n| %s |\n|---|%s\n", t.title, strings.Join(head, " | "), strings.Repeat("---:|", len(head)-1))
 	for _, l := range measured {
-		l.write(w, rs, columns)
+		l.write(w, rs, columns, spread)
 	}
 }
 
+// limited reports whether the limit is one of the columns.
+func limited(columns []peer) bool {
+	return slices.ContainsFunc(columns, func(p peer) bool { return p.name == limit })
+}
+
 // write writes a line. The best is bold, but for the limit, which is no library.
-func (l line) write(w io.Writer, rs results, columns []peer) {
+func (l line) write(w io.Writer, rs results, columns []peer, spread bool) {
 	cells := []string{l.label}
 	best, _ := rs.best(l.row.name(), l.metric, libraries())
 	for _, p := range columns {
@@ -116,7 +125,12 @@ func (l line) write(w io.Writer, rs results, columns []peer) {
 		}
 		cells = append(cells, text)
 	}
-	cells = append(cells, times(rs.timesBest(l.row.name(), l.metric)), times(rs.timesLimit(l.row.name(), l.metric)))
+	toBest, compared := rs.timesBest(l.row.name(), l.metric)
+	cells = append(cells, times(toBest, compared, spread))
+	if limited(columns) {
+		toLimit, compared := rs.timesLimit(l.row.name(), l.metric)
+		cells = append(cells, times(toLimit, compared, spread))
+	}
 	fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
 }
 
@@ -128,7 +142,7 @@ func (r row) label() string {
 		if r.InMemory {
 			where = ", log in memory"
 		}
-		return fmt.Sprintf("%s, %s%s", spaced(r.Bytes), r.who("caller"), where)
+		return fmt.Sprintf("%s, %s%s", size(r.Bytes, " "), r.who("caller"), where)
 	case leaderRead:
 		return r.who("reader") + " on the leader"
 	case followerRead:
@@ -150,20 +164,16 @@ func (r row) who(one string) string {
 	return fmt.Sprintf("%d %ss", r.Callers, one)
 }
 
-// spaced writes a number of bytes for people.
-func spaced(bytes int) string {
-	if bytes >= 1024 {
-		return fmt.Sprintf("%d KiB", bytes/1024)
-	}
-	return fmt.Sprintf("%d B", bytes)
-}
-
-// times writes a ratio.
-func times(v float64, ok bool) string {
-	if !ok {
+// times writes a ratio, its spread too if that is wanted.
+func times(r ratio, ok, spread bool) string {
+	switch {
+	case !ok:
 		return ""
+	case spread && r.least < r.most:
+		return fmt.Sprintf("%.2f (%.2f to %.2f)", r.median, r.least, r.most)
+	default:
+		return fmt.Sprintf("%.2f", r.median)
 	}
-	return fmt.Sprintf("%.2f", v)
 }
 
 // grouped writes a number with a comma between thousands.

@@ -25,6 +25,8 @@ type matrix struct {
 	dir, out string
 	touch    bool
 	profiles bool
+	ours     string // fields of this library's Config
+	gogc     string
 	progress io.Writer
 	failed   int // of the cells measured
 }
@@ -134,7 +136,7 @@ func (m *matrix) samples(ctx context.Context, c cell) (samples, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	t := task{Peer: c.peer.name, Row: c.row, Seconds: m.seconds, Dir: dir}
+	t := task{Peer: c.peer.name, Row: c.row, Seconds: m.seconds, Dir: dir, Ours: m.ours, GOGC: m.gogc}
 	if m.profiles {
 		name := strings.ReplaceAll(fmt.Sprintf("%s-%s-%d", c.row.name(), c.peer.name, c.round), "/", "-")
 		if t.Profiles, err = filepath.Abs(filepath.Join(m.out, name)); err != nil {

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +57,9 @@ func openOurs(o options) (node, error) {
 	if o.WholeLog {
 		config.SnapshotEntries, config.SnapshotBytes = math.MaxInt, math.MaxInt
 	}
+	if err := configure(&config, o.Ours); err != nil {
+		return nil, err
+	}
 	m := new(machine)
 	n, err := raft.NewNode(config, ourMachine{m}, raft.NewTCPTransport(addresses, 2*time.Second))
 	if err != nil {
@@ -63,6 +68,19 @@ func openOurs(o options) (node, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { _ = n.Run(ctx) }()
 	return &ourNode{n, m, cancel}, nil
+}
+
+// configure sets fields of the configuration to what they are in JSON.
+func configure(config *raft.Config, fields string) error {
+	if fields == "" {
+		return nil
+	}
+	d := json.NewDecoder(strings.NewReader(fields))
+	d.DisallowUnknownFields()
+	if err := d.Decode(config); err != nil {
+		return fmt.Errorf("-ours %s: %w", fields, err)
+	}
+	return nil
 }
 
 func (n *ourNode) Leads() bool {

@@ -80,6 +80,7 @@ type options struct {
 	Resume        bool      // go on with what an earlier node has left in Dir
 	LeaseReads    bool      // ReadIndex by the leader's clock
 	WholeLog      bool      // no snapshots: a node that resumes applies every entry
+	Ours          string    // fields of this library's Config that are to be others, in JSON
 }
 
 // node is one of three nodes, with a log on the disk of its own.

@@ -33,8 +33,7 @@ text { fill: #f0f6fc; }
 const (
 	pictureWidth = 920
 	barsLeft     = 190
-	barsRight    = 800 // the limit
-	longest      = 660 // of a bar, so that its number has room
+	barsRight    = 850 // of the longest, behind which its number has room
 	barsTop      = 62
 	barHeight    = 11
 	barStep      = 13
@@ -55,24 +54,40 @@ func drawPicture(w io.Writer, rs results) {
 		fmt.Fprintf(w, "<rect class=\"p%d\" x=\"%d\" y=\"38\" width=\"10\" height=\"10\"/><text class=\"small\" x=\"%d\" y=\"47\">%s</text>\n", i, x, x+14, p.title)
 		x += 34 + 6*len(p.title)
 	}
-	for tenths := 0; tenths <= 10; tenths += 2 {
-		at := barsLeft + (barsRight-barsLeft)*tenths/10
-		fmt.Fprintf(w, "<path class=\"rule\" d=\"M%d.5 %dV%d\"/><text class=\"small\" x=\"%d\" y=\"%d\" text-anchor=\"middle\">%d%%</text>\n", at, barsTop-4, bottom, at, bottom+14, tenths*10)
+	most := furthest(rs, drawn, shown)
+	scale := float64(barsRight-barsLeft) / most
+	for fifths := range int(5*most) + 1 {
+		at := barsLeft + int(scale*float64(fifths)/5)
+		fmt.Fprintf(w, "<path class=\"rule\" d=\"M%d.5 %dV%d\"/><text class=\"small\" x=\"%d\" y=\"%d\" text-anchor=\"middle\">%d%%</text>\n", at, barsTop-4, bottom, at, bottom+14, 20*fifths)
 	}
 	y := barsTop
 	for _, r := range drawn {
-		y = drawGroup(w, rs, r, shown, y) + groupGap
+		y = drawGroup(w, rs, r, shown, y, scale) + groupGap
 	}
 	fmt.Fprintln(w, "</svg>")
 }
 
-// drawGroup draws the bars of one row, and returns where they end.
-func drawGroup(w io.Writer, rs results, r row, shown []peer, y int) int {
+// furthest returns the largest part of the limit that is drawn, the limit itself at least.
+func furthest(rs results, drawn []row, shown []peer) float64 {
+	most := 1.
+	for _, r := range drawn {
+		all, _ := rs.median(r.name(), limit, rate)
+		for _, p := range shown {
+			v, _ := rs.median(r.name(), p.name, rate)
+			most = max(most, v/all)
+		}
+	}
+	return most
+}
+
+// drawGroup draws the bars of one row, scale pixels for the limit, and returns where they
+// end.
+func drawGroup(w io.Writer, rs results, r row, shown []peer, y int, scale float64) int {
 	fmt.Fprintf(w, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", barsLeft-10, y+len(shown)*barStep/2+4, r.label())
 	all, _ := rs.median(r.name(), limit, rate)
 	for i, p := range shown {
 		if v, ok := rs.median(r.name(), p.name, rate); ok {
-			length := min(max(1, float64(barsRight-barsLeft)*v/all), longest)
+			length := max(1, scale*v/all)
 			fmt.Fprintf(w, "<rect class=\"p%d\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/><text class=\"small\" x=\"%.1f\" y=\"%d\">%s</text>\n",
 				i, barsLeft, y, length, barHeight, barsLeft+length+4, y+barHeight-1, grouped(v, 0))
 		}

@@ -37,7 +37,7 @@ func writeReport(out, readme string) error {
 	var report, picture bytes.Buffer
 	fmt.Fprintf(&report, "# What was measured\n\n![Commands per second, as a part of the limit](%s)\n\n%s", pictureFile, summary(rs))
 	report.WriteString(howToRead)
-	writeTables(&report, slices.Concat(short, details), rs)
+	writeTables(&report, slices.Concat(short, details), rs, true)
 	drawPicture(&picture, rs)
 	dirs := []string{out}
 	if readme != "" {
@@ -59,11 +59,13 @@ func writeReport(out, readme string) error {
 
 // howToRead is for those who see tables before they see README.md of this directory.
 const howToRead = "\nThe best library is bold. `ours / best` is this library divided by the best of the others, `ours / limit` by a log " +
-	"without Raft: more than 1 is good for rates, and less than 1 for times, CPU and memory.\n"
+	"without Raft: more than 1 is good for rates, and less than 1 for times, CPU and memory. Both are medians of what the " +
+	"rounds say, each about itself, and so not the quotients of the medians beside them; of elections all trials are compared " +
+	"together. For latencies the best is who has the highest rate.\n"
 
-func writeTables(w io.Writer, tables []table, rs results) {
+func writeTables(w io.Writer, tables []table, rs results, spread bool) {
 	for _, t := range tables {
-		t.write(w, rs)
+		t.write(w, rs, spread)
 	}
 }
 
@@ -121,7 +123,7 @@ func updateReadme(name string, rs results) error {
 	var tables bytes.Buffer
 	fmt.Fprintf(&tables, "\n![Commands per second, as a part of the limit](%s/%s)\n\n%s", here, pictureFile, summary(rs))
 	tables.WriteString(howToRead)
-	writeTables(&tables, short, rs)
+	writeTables(&tables, short, rs, false)
 	fmt.Fprintf(&tables, "\nLatencies, CPU, allocations and memory are in [the full report](%s/%s).\n", here, reportFile)
 	return os.WriteFile(name, []byte(before+beginMark+"\n"+tables.String()+"\n"+endMark+after), 0o644)
 }

@@ -22,7 +22,7 @@ var sample = results{
 
 func TestTables(t *testing.T) {
 	var out bytes.Buffer
-	writeTables(&out, short, sample)
+	writeTables(&out, short, sample, false)
 	require.Equal(t, `
 Commands per second:
 
@@ -33,10 +33,16 @@ Commands per second:
 
 Elections, a restart, a dead follower:
 
-|  | this library | etcd raft, etcd wal | ours / best | ours / limit |
-|---|---:|---:|---:|---:|
-| ms until a leader that is killed is replaced by one that has committed a command | 200 | **160** | 1.25 |  |
+|  | this library | etcd raft, etcd wal | ours / best |
+|---|---:|---:|---:|
+| ms until a leader that is killed is replaced by one that has committed a command | 200 | **160** | 1.25 |
 `, out.String())
+
+	out.Reset()
+	writeTables(&out, short, append(results{
+		measured("propose/128B/16", ours, 2, rate, 5), measured("propose/128B/16", "etcdraft", 2, rate, 5), measured("propose/128B/16", limit, 2, rate, 5),
+	}, sample...), true)
+	require.Contains(t, out.String(), "| 1.50 (1.00 to 2.00) | 0.75 (0.50 to 1.00) |\n")
 }
 
 // Every metric of every row is in some table.
@@ -51,7 +57,7 @@ func TestTablesAreComplete(t *testing.T) {
 	}
 	for _, r := range rows {
 		for _, m := range promised[r.Kind] {
-			if m == allocations && r.Kind != propose || m == peakMemory && strings.HasPrefix(string(r.Kind), "read") || m == p50 && r.Kind != propose {
+			if m == allocations && r.Kind != propose || m == peakMemory && strings.HasPrefix(string(r.Kind), "read") {
 				continue // of reads rate, latency and CPU are enough
 			}
 			require.True(t, shown[r.name()+" "+string(m)], "no table shows %s of %s", m, r.name())
@@ -71,13 +77,15 @@ func TestPicture(t *testing.T) {
 		}
 		require.NoError(t, err)
 	}
-	require.Contains(t, drawn, `<rect class="p0" x="190" y="62" width="305.0" `) // half of the limit
+	require.Contains(t, drawn, `<rect class="p0" x="190" y="62" width="330.0" `) // half of the limit
 	require.Contains(t, drawn, `>12,345</text>`)
 	require.NotContains(t, drawn, "outstanding", "a row without a limit")
 
 	var beyond bytes.Buffer
 	drawPicture(&beyond, append(results{measured("propose/128B/1", ours, 1, rate, 3), measured("propose/128B/1", limit, 1, rate, 1)}, sample...))
-	require.Contains(t, beyond.String(), `width="660.0"`, "more than the limit, and in the picture")
+	require.Contains(t, beyond.String(), `width="660.0"`, "three times the limit, and in the picture")
+	require.Contains(t, beyond.String(), `width="110.0"`, "half of the limit on that scale")
+	require.Contains(t, beyond.String(), `>300%</text>`)
 	require.Contains(t, drawn, "prefers-color-scheme: dark")
 	require.NotRegexp(t, `<script|@import|@font-face|href|url\(`, drawn)
 }

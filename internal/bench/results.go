@@ -116,9 +116,13 @@ func (rs results) median(row, peer string, m metric) (v float64, ok bool) {
 	return median(rs.values(row, peer, m))
 }
 
-// inRound returns the results of one round.
-func (rs results) inRound(round int) results {
-	return slices.DeleteFunc(slices.Clone(rs), func(r result) bool { return r.Round != round })
+// byRound returns the results of each round.
+func (rs results) byRound() []results {
+	var all []results
+	for _, round := range rs.rounds() {
+		all = append(all, slices.DeleteFunc(slices.Clone(rs), func(r result) bool { return r.Round != round }))
+	}
+	return all
 }
 
 // rounds returns the numbers of the rounds.
@@ -171,21 +175,32 @@ func (m metric) decides() metric {
 	return m
 }
 
-// timesBest is the median, over the rounds, of our value divided by that of the best
-// of the others in the same round. A round that lacks one of the others, because it has
-// failed or the run has not come so far, does not count: the best may be the one.
-func (rs results) timesBest(row string, m metric) (v float64, ok bool) {
+// isDrawn reports whether chance decides more about a value than the machine does: of such
+// all rounds are compared together, since the best of some in a few trials is who had luck.
+func (m metric) isDrawn() bool { return m == elected || m == wrote }
+
+// ratio is one value divided by another, in several rounds.
+type ratio struct{ median, least, most float64 }
+
+// timesBest is our value divided by that of the best of the others in the same round. A
+// round that lacks one of the others, because it has failed or the run has not come so far,
+// does not count: the best may be the one.
+func (rs results) timesBest(row string, m metric) (r ratio, ok bool) {
 	among := rs.measured(row, m.decides(), others())
-	return rs.ratio(row, m, func(round results) (float64, bool) {
-		if len(round.measured(row, m.decides(), among)) < len(among) {
+	best := func(of results) (float64, bool) {
+		if len(of.measured(row, m.decides(), among)) < len(among) {
 			return 0, false
 		}
-		name, ok := round.best(row, m.decides(), among)
+		name, ok := of.best(row, m.decides(), among)
 		if !ok {
 			return 0, false
 		}
-		return round.median(row, name, m)
-	})
+		return of.median(row, name, m)
+	}
+	if m.isDrawn() {
+		return divided(row, m, []results{rs}, best)
+	}
+	return divided(row, m, rs.byRound(), best)
 }
 
 // measured returns the peers, of some, of which there is a value.
@@ -194,21 +209,24 @@ func (rs results) measured(row string, m metric, among []peer) []peer {
 }
 
 // timesLimit is the same for the limit.
-func (rs results) timesLimit(row string, m metric) (v float64, ok bool) {
-	return rs.ratio(row, m, func(round results) (float64, bool) { return round.median(row, limit, m) })
+func (rs results) timesLimit(row string, m metric) (r ratio, ok bool) {
+	return divided(row, m, rs.byRound(), func(of results) (float64, bool) { return of.median(row, limit, m) })
 }
 
-func (rs results) ratio(row string, m metric, other func(round results) (float64, bool)) (v float64, ok bool) {
-	var ratios []float64
-	for _, number := range rs.rounds() {
-		round := rs.inRound(number)
-		a, measured := round.median(row, ours, m)
-		b, compared := other(round)
+// divided divides our value in some results by another one in the same.
+func divided(row string, m metric, parts []results, by func(results) (float64, bool)) (r ratio, ok bool) {
+	var all []float64
+	for _, part := range parts {
+		a, measured := part.median(row, ours, m)
+		b, compared := by(part)
 		if measured && compared && b > 0 {
-			ratios = append(ratios, a/b)
+			all = append(all, a/b)
 		}
 	}
-	return median(ratios)
+	if r.median, ok = median(all); ok {
+		r.least, r.most = slices.Min(all), slices.Max(all)
+	}
+	return r, ok
 }
 
 func median(values []float64) (v float64, ok bool) {

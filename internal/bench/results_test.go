@@ -25,10 +25,10 @@ func TestRatiosAreThoseOfRounds(t *testing.T) {
 	}
 	v, ok := rs.timesBest("a", rate)
 	require.True(t, ok)
-	require.Equal(t, 1.5, v) // of 2, 1.5 and 1
+	require.Equal(t, ratio{1.5, 1, 2}, v) // of 2, 1.5 and 1
 	v, ok = rs.timesLimit("a", rate)
 	require.True(t, ok)
-	require.Equal(t, .75, v) // of 0.5, 0.75 and 1
+	require.Equal(t, ratio{.75, .5, 1}, v) // of 0.5, 0.75 and 1
 	_, ok = rs.timesBest("b", rate)
 	require.False(t, ok)
 }
@@ -44,7 +44,7 @@ func TestRatiosAreThoseOfWholeRounds(t *testing.T) {
 	for _, rs := range []results{rs, append(rs, failed)} {
 		v, ok := rs.timesBest("a", rate)
 		require.True(t, ok)
-		require.Equal(t, 2., v)
+		require.Equal(t, 2., v.median)
 	}
 }
 
@@ -55,7 +55,18 @@ func TestLeastIsBest(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, "etcdraft", best)
 	v, _ := rs.timesBest("a", wrote)
-	require.Equal(t, 1.5, v)
+	require.Equal(t, 1.5, v.median)
+}
+
+// Of a few trials somebody is always lucky: all of them are compared together.
+func TestElectionsAreComparedTogether(t *testing.T) {
+	rs := results{
+		measured("a", ours, 1, wrote, 200), measured("a", "etcdraft", 1, wrote, 100), measured("a", "hashicorp-wal", 1, wrote, 400),
+		measured("a", ours, 2, wrote, 200), measured("a", "etcdraft", 2, wrote, 400), measured("a", "hashicorp-wal", 2, wrote, 100),
+	}
+	v, ok := rs.timesBest("a", wrote)
+	require.True(t, ok)
+	require.Equal(t, ratio{.8, .8, .8}, v)
 }
 
 // Latencies are compared with those of the fastest, not with those of somebody who
@@ -67,7 +78,7 @@ func TestLatenciesAreComparedWithTheFastest(t *testing.T) {
 		{Row: "a", Peer: "hashicorp-wal", Round: 1, Samples: samples{rate: {10}, p99: {15}}},
 	}
 	v, _ := rs.timesBest("a", p99)
-	require.Equal(t, .5, v)
+	require.Equal(t, .5, v.median)
 }
 
 func TestMedian(t *testing.T) {

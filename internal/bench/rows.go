@@ -77,7 +77,7 @@ func (r row) name() string {
 		if r.InMemory {
 			where = "/memory"
 		}
-		return fmt.Sprintf("%s/%s/%s%s", r.Kind, size(r.Bytes), r.load(), where)
+		return fmt.Sprintf("%s/%s/%s%s", r.Kind, size(r.Bytes, ""), r.load(), where)
 	default:
 		return fmt.Sprintf("%s/%s", r.Kind, r.load())
 	}
@@ -99,12 +99,12 @@ func (r row) end() string {
 	return "killed"
 }
 
-// size writes a number of bytes.
-func size(bytes int) string {
+// size writes a number of bytes, with something between it and its unit.
+func size(bytes int, between string) string {
 	if bytes >= 1024 {
-		return fmt.Sprintf("%dKiB", bytes/1024)
+		return fmt.Sprintf("%d%sKiB", bytes/1024, between)
 	}
-	return fmt.Sprintf("%dB", bytes)
+	return fmt.Sprintf("%d%sB", bytes, between)
 }
 
 // chooseRows returns those whose names match an expression.

@@ -26,6 +26,8 @@ type task struct {
 	Part     part    `json:"part,omitempty"`
 	Node     int     `json:"node,omitempty"`     // of a part that is one node
 	Profiles string  `json:"profiles,omitempty"` // the beginning of the names of profiles; empty: none
+	Ours     string  `json:"ours,omitempty"`     // fields of this library's Config, in JSON
+	GOGC     string  `json:"gogc,omitempty"`     // empty: as it is without it
 }
 
 // part says which part of a cell a process is.
@@ -60,8 +62,8 @@ func (t task) prepare() error {
 	return errors.Join(os.WriteFile(settings, dragonboatSettings, 0o644), makeAddresses(t.Dir))
 }
 
-// command returns the process for the task, not started yet. Nobody's garbage
-// collector is tuned.
+// command returns the process for the task, not started yet. What this process has for its
+// own garbage collector is not handed on.
 func (t task) command(ctx context.Context) (*exec.Cmd, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -80,6 +82,9 @@ func (t task) command(ctx context.Context) (*exec.Cmd, error) {
 		}
 	}
 	cmd.Env = append(cmd.Env, taskVariable+"="+string(text))
+	if t.GOGC != "" {
+		cmd.Env = append(cmd.Env, "GOGC="+t.GOGC)
+	}
 	return cmd, nil
 }
 
