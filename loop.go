@@ -149,6 +149,7 @@ func (l *loop) carryOut(w work) error {
 		l.read(r)
 	}
 	l.carryOutSnapshots(w)
+	l.tellWaiting(w)
 	l.answer(w.replies)
 	if w.apply != nil {
 		l.task = w.apply
@@ -180,6 +181,11 @@ func (l *loop) carryOutSnapshots(w work) {
 			chunk.respond(nil, fmt.Errorf("raft: node %s has %d chunks of snapshots to store already", l.node.config.ID, maxChunks))
 		}
 	}
+}
+
+// tellWaiting ends the waits of calls that propose nothing, and tells readers who are to look
+// at more than their reads.
+func (l *loop) tellWaiting(w work) {
 	for _, o := range w.outcomes {
 		o.done(o.index, o.err)
 	}
