@@ -297,14 +297,12 @@ func (q *inbox) enqueuePromised(kind EntryKind, command []byte, p proposal) erro
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
-	case q.closed != nil:
+	if q.closed != nil {
 		return q.closed
-	case alone == nil:
-		q.add(kind, command, p)
-		return nil
 	}
-	if q.batches = append(q.batches, alone); len(q.batches) == 1 {
+	if alone == nil {
+		q.add(kind, command, p)
+	} else if q.batches = append(q.batches, alone); len(q.batches) == 1 {
 		q.signal()
 	}
 	return nil
