@@ -160,6 +160,12 @@ func (d *driver) advance(now time.Duration, events []any, batches []*batch) work
 	return out
 }
 
+// wantsMore reports whether there is use for what was left in the inbox: who takes from that
+// is to go on at once, since nobody else will say so.
+func (d *driver) wantsMore(in taken) bool {
+	return in.more && d.proposalRoom() > 0 || in.reading && d.wantsReads()
+}
+
 // reuse takes back the work that advance has returned, once it is carried out: the next one
 // needs room for its answers again.
 func (d *driver) reuse(w work) { d.work.replies = emptied(w.replies) }

@@ -24,3 +24,12 @@ func (n *Node) WaitingReads() int {
 	}
 	return refused - 1 // there is no room for the last one in any case
 }
+
+// ShowsLease reports whether readers see a lease of the node.
+func (n *Node) ShowsLease() bool {
+	_, shown := n.lease.read(ReadOptions{})
+	return shown
+}
+
+// MaxHeartbeats is how many heartbeats are under way to one peer at most.
+const MaxHeartbeats = maxHeartbeats

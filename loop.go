@@ -93,8 +93,8 @@ func (l *loop) serve(ctx context.Context) error {
 			return err
 		}
 		l.driver.reuse(work)
-		if in.more && l.driver.proposalRoom() > 0 || in.reading && l.driver.wantsReads() {
-			l.node.inbox.signal() // nobody else will: they have been there all along
+		if l.driver.wantsMore(in) {
+			l.node.inbox.signal()
 		}
 		l.setAlarm(now)
 	}

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/seed-8da499c8/raft"
 )
@@ -340,6 +343,95 @@ func TestT3ReadersSeeNoLeaseOnceASuccessorIsAsked(t *testing.T) {
 		require.NoError(t, receive(t, c.readLater(t.Context(), leader, raft.ReadOptions{}), "the answer by the lease").err)
 		require.NoError(t, c.node(leader).TransferLeadership(t.Context(), ""))
 		requireRefused(t, receive(t, <-reads, "the end of the read").err)
+	})
+}
+
+// T3: the same for whoever is told of the step by the loop itself: by then readers see no
+// lease any more.
+func TestT3LeaseEndsBeforeAnybodyIsTold(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		var c *cluster
+		told := make(chan bool, 1)
+		c = newCluster(t, 3, clusterOptions{each: func(id raft.NodeID, config *raft.Config) {
+			config.LeaseReads = true
+			core, _ := observer.New(zapcore.InfoLevel)
+			config.Logger = zap.New(core, zap.Hooks(func(entry zapcore.Entry) error {
+				if entry.Message == "hand over leadership" && len(told) == 0 { // who stops hands over, too
+					told <- c.node(id).ShowsLease()
+				}
+				return nil
+			}))
+		}})
+		for _, id := range c.ids {
+			c.start(id)
+		}
+		leader := c.leader()
+		time.Sleep(2 * heartbeat)
+		require.True(t, c.node(leader).ShowsLease())
+		require.NoError(t, c.node(leader).TransferLeadership(t.Context(), ""))
+		require.False(t, receive(t, told, "the loop's note"))
+	})
+}
+
+// R3: the reads that gather while a round is under way have theirs as soon as that is over.
+func TestR3NextRoundBeginsWhenOneEnds(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		c := startCluster(t, 3, clusterOptions{})
+		leader := c.leader()
+		const there = 600 * time.Microsecond
+		c.network.Intercept(func(from, _ raft.NodeID, m any) raft.Verdict {
+			if _, beats := m.(*raft.Heartbeat); beats && from == leader {
+				return raft.Verdict{Delay: there}
+			}
+			return raft.Verdict{}
+		})
+		time.Sleep(heartbeat / 2)
+		began := time.Now()
+		first := c.readLater(t.Context(), leader, raft.ReadOptions{})
+		time.Sleep(there / 2)
+		second := c.readLater(t.Context(), leader, raft.ReadOptions{})
+		require.NoError(t, (<-first).err)
+		require.Equal(t, there, time.Since(began))
+		require.NoError(t, (<-second).err)
+		require.Equal(t, 2*there, time.Since(began))
+	})
+}
+
+// deafTransport ignores the deadlines of heartbeats.
+type deafTransport struct {
+	raft.Transport
+	calls, most *atomic.Int64
+	end         <-chan struct{}
+}
+
+func (d deafTransport) CallHeartbeat(context.Context, raft.NodeID, *raft.Heartbeat) (*raft.HeartbeatResponse, error) {
+	n := d.calls.Add(1)
+	defer d.calls.Add(-1)
+	for most := d.most.Load(); n > most && !d.most.CompareAndSwap(most, n); most = d.most.Load() {
+	}
+	<-d.end
+	return nil, context.DeadlineExceeded
+}
+
+// A transport that ignores deadlines does not gather goroutines without end.
+func TestHeartbeatsUnderWayAreBounded(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		var calls, most atomic.Int64
+		end := make(chan struct{})
+		c := newCluster(t, 2, clusterOptions{
+			configure: func(config *raft.Config) { config.ElectionTimeout = time.Hour },
+			transport: func(inner raft.Transport) raft.Transport { return deafTransport{inner, &calls, &most, end} },
+		})
+		for _, id := range c.ids {
+			c.start(id)
+		}
+		c.eventually(3*time.Hour, "a leader", func() bool { return c.isLeader("a") || c.isLeader("b") })
+		time.Sleep(3 * raft.MaxHeartbeats * heartbeat)
+		require.EqualValues(t, raft.MaxHeartbeats, most.Load())
+		close(end)
 	})
 }
 

@@ -127,6 +127,44 @@ func TestReadsOutliveEitherFollower(t *testing.T) {
 	}
 }
 
+// With more than three voters all others are asked then: one more is no majority.
+func TestReadsAskAllOthersAfterAWhile(t *testing.T) {
+	r := newCluster(t, "a b c d e")
+	r.elect("a")
+	r.settle()
+	for _, p := range r.core("a").peers {
+		p.took = time.Millisecond
+	}
+	o := r.readIndex("a")
+	require.Len(t, strings.Fields(r.beats("a")), 2)
+	r.now += hedgeAfter
+	r.do("a")
+	others := strings.Fields(r.beats("a"))
+	require.Len(t, others, 2)
+	for _, id := range others {
+		require.False(t, o.ended)
+		r.answerRound("a", NodeID(id), r.core("a").round)
+	}
+	require.True(t, o.ended)
+	require.NoError(t, o.err)
+}
+
+// Answers to rounds for reads, of which there may be thousands in a second, do not have lost
+// entries sent again; those to the others do, whatever was read before.
+func TestReadsTryNothingAgain(t *testing.T) {
+	r := pacedLeader(t)
+	r.readIndex("b")
+	later := r.now + time.Hour
+	p := r.core("b").peer("a")
+	p.retryAt = later
+	r.answerRound("b", "a", r.core("b").round)
+	require.Equal(t, later, p.retryAt)
+	r.now += beat
+	r.do("b")
+	r.answerRound("b", "a", r.core("b").round)
+	require.Equal(t, r.now, p.retryAt)
+}
+
 // Rounds for reads do not replace those that keep followers from campaigning.
 func TestReadsDelayNoHeartbeats(t *testing.T) {
 	r := pacedLeader(t)

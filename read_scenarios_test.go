@@ -280,6 +280,17 @@ func TestLS1LeaseCountsFromTheSending(t *testing.T) {
 	r.requireLease("b", false, "the followers' quiet may be over for a clock that is fast")
 }
 
+// LS1: the same when another round has been sent since, as a read sends one at any time.
+func TestLS1LeaseCountsFromTheRoundThatIsAnswered(t *testing.T) {
+	r := leasing(t)
+	first, sent := r.core("b").round, r.now
+	r.now += beat
+	r.do("b")
+	require.Greater(t, r.core("b").round, first)
+	r.quietRound("b", "a", first, wait)
+	require.Equal(t, sent+r.core("b").settings.lease, r.node("b").driver.leaseEnd())
+}
+
 // leasingAlive returns three nodes that run, of which a leads and has a lease.
 func leasingAlive(t *testing.T) *rig {
 	r := newRig(t, "a b c")
@@ -494,6 +505,25 @@ func TestReadsOfBoundedStaleness(t *testing.T) {
 	require.True(t, r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: time.Hour}).ended)
 }
 
+// A follower's state is as good as when it asked, not as when it heard from the leader since.
+func TestFollowersReadsOfBoundedStaleness(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	bounded := ReadOptions{MaxStaleness: beat}
+	first := r.readAs("b", bounded)
+	asked := mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1)
+	r.now += beat / 2
+	r.askHeartbeat("a", "b", Heartbeat{Term: r.core("a").currentTerm, Round: r.core("a").round})
+	r.now += beat / 2
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil})
+	require.True(t, first.ended)
+	require.True(t, r.readAs("b", bounded).ended)
+	r.now++
+	require.False(t, r.readAs("b", bounded).ended, "it was asked longer ago, if not answered")
+}
+
 // LS5: what a read by a lease has made sure of rests on a clock, so a read that must not rely on
 // any is not answered by that, however much it may miss.
 func TestLS5BoundedReadsThatAreConfirmedUseNoLease(t *testing.T) {
@@ -574,6 +604,40 @@ func TestR3FollowersReadsShareQuestions(t *testing.T) {
 	require.True(t, two.ended && three.ended)
 	require.Equal(t, Index(3), two.index)
 	r.requireIdle("b")
+}
+
+// R3: questions of several members share a round, and who asks last sees what was committed
+// since the first asked.
+func TestR3LaterQuestionSeesWhatWasCommittedSince(t *testing.T) {
+	r := settledLeader(t)
+	r.readIndex("b") // its round is under way
+	first := r.ask("a", "b", &ForwardRequest{Kind: ForwardReadIndex})
+	r.propose("b", "x")
+	r.settle()
+	r.acknowledge("b", "a", 5)
+	r.settle()
+	require.Equal(t, Index(5), r.core("b").commitIndex)
+	second := r.ask("c", "b", &ForwardRequest{Kind: ForwardReadIndex})
+	r.answerRound("b", "a", r.core("b").round) // and the next begins
+	require.False(t, first.done || second.done)
+	r.answerRound("b", "a", r.core("b").round)
+	require.Equal(t, &ForwardResponse{Index: 5}, answerOf[*ForwardResponse](r, second))
+	require.True(t, first.done)
+}
+
+// LS5: a question about a read that must not rely on clocks is answered by a round.
+func TestLS5QuestionsAboutConfirmedReadsUseNoLease(t *testing.T) {
+	r := leasing(t)
+	r.quietRound("b", "a", r.core("b").round, wait)
+	r.requireLease("b", true, "a has answered")
+	ask := func(level ReadLevel) *given {
+		return r.ask("a", "b", &ForwardRequest{Kind: ForwardReadIndex, Payload: []byte{byte(level)}})
+	}
+	require.True(t, ask(ReadLinearizable).done)
+	confirmed := ask(ReadConfirmed)
+	require.False(t, confirmed.done, "by no clock")
+	r.answerRound("b", "c", r.core("b").round)
+	require.True(t, confirmed.done)
 }
 
 // R3: those who leave take nothing with them that an answer says about others.

@@ -582,7 +582,7 @@ func (n *simNode) serve() {
 	}
 	n.observe()
 	n.show()
-	if in.more && n.driver.proposalRoom() > 0 || in.reading && n.driver.wantsReads() {
+	if n.driver.wantsMore(in) {
 		n.wake()
 	}
 	if n.alarm != nil {
