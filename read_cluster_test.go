@@ -422,13 +422,13 @@ func TestHeartbeatsUnderWayAreBounded(t *testing.T) {
 		var calls, most atomic.Int64
 		end := make(chan struct{})
 		c := newCluster(t, 2, clusterOptions{
-			configure: func(config *raft.Config) { config.ElectionTimeout = time.Hour },
+			configure: func(config *raft.Config) { config.ElectionTimeout = time.Minute },
 			transport: func(inner raft.Transport) raft.Transport { return deafTransport{inner, &calls, &most, end} },
 		})
 		for _, id := range c.ids {
 			c.start(id)
 		}
-		c.eventually(3*time.Hour, "a leader", func() bool { return c.isLeader("a") || c.isLeader("b") })
+		c.eventually(3*time.Minute, "a leader", func() bool { return c.isLeader("a") || c.isLeader("b") })
 		time.Sleep(3 * raft.MaxHeartbeats * heartbeat)
 		require.EqualValues(t, raft.MaxHeartbeats, most.Load())
 		close(end)
