@@ -367,7 +367,7 @@ func TestT3LeaseEndsBeforeAnybodyIsTold(t *testing.T) {
 			c.start(id)
 		}
 		leader := c.leader()
-		time.Sleep(2 * heartbeat)
+		time.Sleep(2 * heartbeat) // a round after its first commit is answered, and gives it a lease
 		require.True(t, c.node(leader).ShowsLease())
 		require.NoError(t, c.node(leader).TransferLeadership(t.Context(), ""))
 		require.False(t, receive(t, told, "the loop's note"))
@@ -387,10 +387,9 @@ func TestR3NextRoundBeginsWhenOneEnds(t *testing.T) {
 			}
 			return raft.Verdict{}
 		})
-		time.Sleep(heartbeat / 2)
 		began := time.Now()
 		first := c.readLater(t.Context(), leader, raft.ReadOptions{})
-		time.Sleep(there / 2)
+		time.Sleep(there / 2) // its round is under way
 		second := c.readLater(t.Context(), leader, raft.ReadOptions{})
 		require.NoError(t, (<-first).err)
 		require.Equal(t, there, time.Since(began))
@@ -421,6 +420,7 @@ func TestHeartbeatsUnderWayAreBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var calls, most atomic.Int64
 		end := make(chan struct{})
+		defer close(end) // the nodes stop after that, whatever has failed
 		c := newCluster(t, 2, clusterOptions{
 			configure: func(config *raft.Config) { config.ElectionTimeout = time.Minute },
 			transport: func(inner raft.Transport) raft.Transport { return deafTransport{inner, &calls, &most, end} },
@@ -429,9 +429,8 @@ func TestHeartbeatsUnderWayAreBounded(t *testing.T) {
 			c.start(id)
 		}
 		c.eventually(3*time.Minute, "a leader", func() bool { return c.isLeader("a") || c.isLeader("b") })
-		time.Sleep(3 * raft.MaxHeartbeats * heartbeat)
+		time.Sleep(3 * raft.MaxHeartbeats * heartbeat) // as many are due
 		require.EqualValues(t, raft.MaxHeartbeats, most.Load())
-		close(end)
 	})
 }
 

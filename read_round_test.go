@@ -21,6 +21,18 @@ func (r *rig) beats(leader NodeID) string {
 	return strings.Join(names, " ")
 }
 
+// requireConfirmedBy requires that a read ends when all of some have answered its round, not
+// before.
+func (r *rig) requireConfirmedBy(o *decision, leader NodeID, voters []string) {
+	r.t.Helper()
+	for _, id := range voters {
+		require.False(r.t, o.ended)
+		r.answerRound(leader, NodeID(id), r.core(leader).round)
+	}
+	require.True(r.t, o.ended)
+	require.NoError(r.t, o.err)
+}
+
 // pacedLeader is settledLeader whose a has answered in 1 ms, and c in 2 ms.
 func pacedLeader(t *testing.T) *rig {
 	r := settledLeader(t)
@@ -141,12 +153,7 @@ func TestReadsAskAllOthersAfterAWhile(t *testing.T) {
 	r.do("a")
 	others := strings.Fields(r.beats("a"))
 	require.Len(t, others, 2)
-	for _, id := range others {
-		require.False(t, o.ended)
-		r.answerRound("a", NodeID(id), r.core("a").round)
-	}
-	require.True(t, o.ended)
-	require.NoError(t, o.err)
+	r.requireConfirmedBy(o, "a", others)
 }
 
 // Answers to rounds for reads, of which there may be thousands in a second, do not have lost
@@ -193,12 +200,7 @@ func TestReadsAskNoMoreThanAMajority(t *testing.T) {
 	asked := strings.Fields(r.beats("a"))
 	require.Len(t, asked, 2)
 	require.NotContains(t, asked, "f")
-	for _, id := range asked {
-		require.False(t, o.ended)
-		r.answerRound("a", NodeID(id), r.core("a").round)
-	}
-	require.True(t, o.ended)
-	require.NoError(t, o.err)
+	r.requireConfirmedBy(o, "a", asked)
 }
 
 // M6: in a joint phase a majority of either half is asked.

@@ -35,8 +35,8 @@ type ReadOptions struct {
 // member, and returns an index up to which the state machine has come. Nothing is written:
 // the leader makes sure that it still leads, by a round of heartbeats that all reads share
 // which came before it began (thesis §6.4), to those of a majority that answer soonest, and
-// to all if these take long; or by its lease, see Config.LeaseReads. Other members ask the leader,
-// one question for all reads that came before it was sent.
+// to all if these take long; or by its lease, see Config.LeaseReads. Other members ask the
+// leader, one question for all reads that came before it was sent.
 //
 // All errors but ctx's match [ErrNotAccepted]: reading again is safe. A
 // [*NotLeaderError] is returned where no leader is known, or it changes meanwhile, and

@@ -268,9 +268,10 @@ func (s *simulation) minority() (away []*simNode) {
 	return away
 }
 
-// canElect reports whether some can make one of them leader, by the logs that they have now. That their votes are enough
-// in each configuration does not say so: who has the longest log may be no voter in it yet,
-// but be needed as one in the configuration of whoever else may campaign.
+// canElect reports whether some can make one of them leader, by the logs that they have now.
+// That their votes are enough in each configuration does not say so: who has the longest log
+// may be no voter in it yet, but be needed as one in the configuration of whoever else may
+// campaign.
 func (s *simulation) canElect(is func(*simNode) bool) bool {
 	return slices.ContainsFunc(s.nodes, func(n *simNode) bool {
 		if n.driver == nil || !is(n) {

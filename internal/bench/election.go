@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,8 +151,8 @@ func (t task) beNode(ctx context.Context, p peer, out io.Writer) error {
 // serve has callers write as long as the node leads, and says so once they have begun.
 func (t task) serve(ctx context.Context, c *cluster, out io.Writer) error {
 	some := proposals(c, row{Bytes: t.Row.Bytes, Callers: 16}, t.Dir)
-	some.duration = time.Hour
-	go func() { _ = some.run(samples{}) }()
+	some.count = math.MaxInt                // until it is told to stop
+	go func() { _ = some.run(samples{}) }() // whose callers may still find out that nobody leads
 	defer some.stage.Store(stopping)
 	if err := pause(ctx, 300*time.Millisecond); err != nil {
 		return err

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
+	"unicode/utf8"
 )
 
 // The Append functions write MessagePack in its shortest form, byte for byte
@@ -48,9 +48,18 @@ func AppendBool(dst []byte, v bool) []byte {
 	return append(dst, 0xc2)
 }
 
-// Clip returns what a text for people has within maxBytes, in whole characters.
+// Clip returns what a text for people has within maxBytes. It cuts no character in two, and
+// what it need not cut it leaves as it is, even if that is no text.
 func Clip(text string, maxBytes int) string {
-	return strings.ToValidUTF8(text[:min(len(text), maxBytes)], "")
+	if len(text) <= maxBytes {
+		return text
+	}
+	for end := maxBytes; end > maxBytes-utf8.UTFMax && end >= 0; end-- {
+		if utf8.RuneStart(text[end]) {
+			return text[:end]
+		}
+	}
+	return text[:maxBytes]
 }
 
 // AppendString appends a string.

@@ -101,6 +101,9 @@ func TestClipKeepsWholeCharacters(t *testing.T) {
 	for maxBytes, want := range []string{"", "a", "a", "aé", "aé", "aé", "aé€", "aé€"} {
 		require.Equal(t, want, Clip("aé€", maxBytes), "%d bytes", maxBytes)
 	}
+	require.Equal(t, "\xff\x80", Clip("\xff\x80", 2), "it fits")
+	require.Len(t, Clip(strings.Repeat("\x80", 9), 7), 7, "there are no characters")
+	require.Empty(t, Clip("\x80", 0))
 }
 
 func TestBytesAreTheLibrarys(t *testing.T) {
