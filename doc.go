@@ -398,7 +398,7 @@
 //	tcp_identity.go      whose certificate it is
 //	tcp_conn.go          one connection: requests, responses, bounds
 //	tcp_stream.go        append streams over TCP
-//	tcp_heartbeat.go     heartbeats over TCP, without a goroutine for each
+//	tcp_begin.go         heartbeats and questions of reads over TCP, without a goroutine for each
 //	tcp_direct_unix.go   writing to a socket without waiting
 //	tcp_direct_other.go  where that cannot be
 //	race_on.go           this is built with -race, which knows nothing of vectors

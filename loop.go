@@ -461,7 +461,7 @@ func (l *loop) send(r request) {
 	case *TimeoutNow:
 		s.timeoutNow(m)
 	case *ForwardRequest:
-		s.forward(m, r.patience)
+		s.readQuestion(m, r.patience)
 	default:
 		panic(fmt.Sprintf("raft: no way to send a %T", m))
 	}
@@ -511,7 +511,7 @@ func (s *sender) heartbeat(m *Heartbeat) {
 		s.post(heartbeatAnswered{s.peer, m.Term, response, err})
 	}
 	patience := s.loop.node.config.ElectionTimeout / 2
-	if fast, ok := s.loop.node.transport.(heartbeatStarter); ok && fast.startHeartbeat(s.peer, m, patience, done) {
+	if t, ok := s.loop.node.transport.(callStarter); ok && t.startHeartbeat(s.peer, m, patience, done) {
 		return
 	}
 	s.background(patience, func(ctx context.Context) {
@@ -526,10 +526,16 @@ func (s *sender) timeoutNow(m *TimeoutNow) {
 	})
 }
 
-func (s *sender) forward(m *ForwardRequest, patience time.Duration) {
-	s.background(patience, func(ctx context.Context) {
-		response, err := either(s.loop.node.transport.CallForward(ctx, s.peer, m))
+func (s *sender) readQuestion(m *ForwardRequest, patience time.Duration) {
+	done := func(response *ForwardResponse, err error) {
+		response, err = either(response, err)
 		s.post(forwardAnswered{s.peer, m, response, err})
+	}
+	if t, ok := s.loop.node.transport.(callStarter); ok && t.startReadQuestion(s.peer, m, patience, done) {
+		return
+	}
+	s.background(patience, func(ctx context.Context) {
+		done(s.loop.node.transport.CallForward(ctx, s.peer, m))
 	})
 }
 

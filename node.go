@@ -721,6 +721,11 @@ func (n *Node) beginHeartbeat(request *Heartbeat, respond func(*HeartbeatRespons
 	n.begin(heartbeatArrived{request, answer}, answer)
 }
 
+func (n *Node) beginReadQuestion(request *ForwardRequest, respond func(*ForwardResponse, error)) {
+	answer := typed(respond)
+	n.begin(forwardArrived{request, answer}, answer)
+}
+
 // HandleAppend answers a leader's entries, once they are durable. For the
 // transport.
 func (n *Node) HandleAppend(ctx context.Context, request *AppendEntries) (*AppendResponse, error) {

@@ -295,14 +295,20 @@ func (c *tcpConn) serveRequest(handler Handler, f *frame) error {
 	case kindVote:
 		return serveCall(c, &c.urgentCalls, f, handler.HandleVote)
 	case kindHeartbeat:
-		if h, ok := handler.(heartbeatBeginner); ok {
+		if h, ok := handler.(callBeginner); ok {
 			return beginCall(c, &c.urgentCalls, f, h.beginHeartbeat)
 		}
 		return serveCall(c, &c.urgentCalls, f, handler.HandleHeartbeat)
 	case kindTimeoutNow:
 		return serveCall(c, &c.urgentCalls, f, handler.HandleTimeoutNow)
 	case kindForward:
-		return serveCall(c, &c.forwardCalls, f, handler.HandleForward)
+		return beginCall(c, &c.forwardCalls, f, func(request *ForwardRequest, respond func(*ForwardResponse, error)) {
+			if h, ok := handler.(callBeginner); ok && request.Kind == ForwardReadIndex {
+				h.beginReadQuestion(request, respond)
+				return
+			}
+			c.handlers.Go(func() { respond(handler.HandleForward(c.ctx, request)) })
+		})
 	}
 	if c.bulk {
 		switch f.kind {

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
 )
 
 // What nodes do over a TCPTransport whose connections misbehave: in virtual
@@ -302,5 +304,80 @@ func TestN2TCPHalfOpenConnectionsOfAFollower(t *testing.T) {
 			t.Logf("replication to %s went on after %v", follower, time.Since(began))
 			assert.Less(t, time.Since(began), 3*wiredTimeout)
 		}
+	})
+}
+
+// Followers read what was written, by questions for which no goroutine waits. Those that a
+// broken connection or the end of the leader leaves open end with an error that says that
+// nothing was read, and the next ones go on with a new connection, or leader.
+func TestTCPFollowersAskTheirLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newPipeNetwork()
+		nodes := startWired(t, "", wiredPeers, func(id NodeID) net.Listener { return network.listen(wiredPeers[id]) }, func(id NodeID) dialFunc { return network.dialer(string(id)) })
+		leader := wiredLeader(t, nodes)
+		var followers []*wiredNode
+		for _, id := range sortedKeys(nodes) {
+			if nodes[id] != leader {
+				followers = append(followers, nodes[id])
+			}
+		}
+		write := func() Index {
+			result, err := leader.Propose(testContext(t), []byte("x"))
+			require.NoError(t, err)
+			return result.Index
+		}
+		for range 50 {
+			index := write()
+			for _, f := range followers {
+				seen, err := f.ReadIndex(testContext(t))
+				require.NoError(t, err)
+				require.GreaterOrEqual(t, seen, index)
+			}
+		}
+
+		index, follower := write(), followers[0]
+		link, err := follower.tcp.link(leader.config.ID, wire.PurposeControl)
+		require.NoError(t, err)
+		failed := 0
+		for range 50 {
+			link.mu.Lock()
+			conn := link.conn
+			link.mu.Unlock()
+			broken := make(chan bool)
+			go func() {
+				defer close(broken)
+				if conn != nil {
+					conn.fail(errQueueFull)
+				}
+			}()
+			if seen, err := follower.ReadIndex(testContext(t)); err == nil {
+				require.GreaterOrEqual(t, seen, index)
+			} else {
+				require.ErrorIs(t, err, ErrNotAccepted)
+				failed++
+			}
+			<-broken
+			eventually(t, func() bool {
+				_, err := follower.ReadIndex(testContext(t))
+				return err == nil
+			}, "reads to go on")
+		}
+		t.Logf("%d reads have failed", failed)
+
+		ended := make(chan error, 1)
+		go func() {
+			for {
+				if _, err := follower.ReadIndex(context.Background()); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		require.NoError(t, leader.Stop(testContext(t)))
+		require.ErrorIs(t, awaitValue(t, ended, "a read that the end of the leader fails"), ErrNotAccepted)
+		eventually(t, func() bool {
+			_, err := follower.ReadIndex(context.Background())
+			return err == nil
+		}, "reads to go on with a new leader")
 	})
 }

@@ -1,0 +1,141 @@
+package raft
+
+import (
+	"context"
+	"io"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-8da499c8/raft/internal/wire"
+)
+
+// beatWithoutWaiting starts a heartbeat, and returns the channel of its end.
+func (n *tcpNode) beatWithoutWaiting(to *tcpNode, patience time.Duration) (ended chan error, started bool) {
+	ended = make(chan error, 2)
+	started = n.tcp.startHeartbeat(to.id, &Heartbeat{Header: n.headerTo(to.transportNode), Term: 7}, patience, func(response *HeartbeatResponse, err error) {
+		if err == nil && response.Term != 7 {
+			err = io.ErrUnexpectedEOF
+		}
+		ended <- err
+	})
+	return ended, started
+}
+
+// askWithoutWaiting starts a question of a read, likewise.
+func (n *tcpNode) askWithoutWaiting(to *tcpNode, patience time.Duration) (ended chan error, started bool) {
+	ended = make(chan error, 2)
+	request := &ForwardRequest{Header: n.headerTo(to.transportNode), Kind: ForwardReadIndex, Payload: []byte{byte(ReadConfirmed)}}
+	started = n.tcp.startReadQuestion(to.id, request, patience, func(response *ForwardResponse, err error) {
+		if err == nil && response.Index != 7 {
+			err = io.ErrUnexpectedEOF
+		}
+		ended <- err
+	})
+	return ended, started
+}
+
+func (n *tcpNode) control(t *testing.T, to *tcpNode) *tcpConn {
+	link, err := n.tcp.link(to.id, wire.PurposeControl)
+	require.NoError(t, err)
+	conn, err := link.connection(testContext(t))
+	require.NoError(t, err)
+	return conn
+}
+
+// A heartbeat, or a question of a read, needs no goroutine that waits for it, once there is a
+// connection. It ends exactly once: with its answer, when that does not come in time, or with
+// the connection.
+func TestTCPCallsWithoutGoroutines(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(from, to *tcpNode, patience time.Duration) (chan error, bool){
+		"heartbeat":          (*tcpNode).beatWithoutWaiting,
+		"question of a read": (*tcpNode).askWithoutWaiting,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := startTCPPair(t, 4*time.Second) // so long that no load breaks the connection, and so short that what is late is soon noticed
+			entered := make(chan bool, 1)
+			var hang atomic.Bool
+			enter := func(ctx context.Context) {
+				if hang.Load() {
+					entered <- true
+					<-ctx.Done()
+				}
+			}
+			b.handler.heartbeat = func(ctx context.Context, r *Heartbeat) (*HeartbeatResponse, error) {
+				enter(ctx)
+				return &HeartbeatResponse{Term: r.Term}, nil
+			}
+			b.handler.forward = func(ctx context.Context, r *ForwardRequest) (*ForwardResponse, error) {
+				enter(ctx)
+				return &ForwardResponse{Index: 7}, nil
+			}
+			_, started := start(a, b, time.Second)
+			require.False(t, started, "there is no connection")
+			require.NoError(t, a.beat(t, b))
+			ended, started := start(a, b, 20*time.Second)
+			require.True(t, started)
+			require.NoError(t, awaitValue(t, ended, "the answer"))
+
+			hang.Store(true)
+			late, started := start(a, b, time.Millisecond)
+			require.True(t, started)
+			awaitValue(t, entered, "the call that hangs")
+			require.ErrorIs(t, awaitValue(t, late, "the end of its time"), context.DeadlineExceeded)
+
+			lost, started := start(a, b, time.Hour)
+			require.True(t, started)
+			awaitValue(t, entered, "the call that hangs, too")
+			conn := a.control(t, b)
+			conn.fail(errQueueFull)
+			err := awaitValue(t, lost, "the end of the connection")
+			require.ErrorContains(t, err, "broke after the request was sent")
+			require.NotErrorIs(t, err, ErrUnreachable)
+			require.Empty(t, late)
+			require.Empty(t, lost)
+		})
+	}
+}
+
+// A sender of small requests never waits for the socket: what that does not take at once
+// is written later, in order, and all of it arrives.
+func TestTCPSendersDoNotWaitForTheSocket(t *testing.T) {
+	t.Parallel()
+	a, b := startTCPPair(t, 20*time.Second)
+	proxy := throughProxy(t, a, b)
+	b.handler.forward = func(_ context.Context, r *ForwardRequest) (*ForwardResponse, error) {
+		return &ForwardResponse{Index: Index(len(r.Payload))}, nil
+	}
+	require.NoError(t, a.beat(t, b))
+	conn := a.control(t, b)
+	if runtime.GOOS != "windows" {
+		require.NotNil(t, conn.frames.direct)
+	}
+	proxy.each(func(link *proxyLink) { link.stalled.Store(true) })
+	const requests, size = 450, 32 << 10 // more than sockets take
+	responses := make([]ForwardResponse, requests)
+	ends := make(chan error, requests)
+	for i := range requests {
+		call := &tcpCall{kind: kindForward, response: &responses[i], told: func(err error) { ends <- err }, deadline: time.Now().Add(time.Hour)}
+		_, err := conn.request(call, &ForwardRequest{Header: a.headerTo(b.transportNode), Payload: make([]byte, size-i)}, size)
+		require.NoError(t, err)
+	}
+	conn.mu.Lock()
+	queued := conn.queued
+	conn.mu.Unlock()
+	require.Positive(t, queued, "the sockets have taken everything: the test shows nothing")
+	proxy.each(func(link *proxyLink) { link.stalled.Store(false) })
+	for range requests {
+		require.NoError(t, awaitValue(t, ends, "an answer"))
+	}
+	for i := range requests {
+		require.Equal(t, Index(size-i), responses[i].Index)
+	}
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	require.Zero(t, conn.queued)
+}
