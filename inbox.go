@@ -32,7 +32,8 @@ type inbox struct {
 	pending   int             // bytes of batches, and of room that was promised
 	waiting   []*roomWaiter
 	left      int           // of those waiting that have left
-	lastBytes int           // of the proposals taken last: what the next ones may need
+	granted   []*roomWaiter // those to be woken once mu is let go of
+	lastBytes int           // of the proposals taken last that were not large: what the next ones may need
 	lastCount int           // likewise
 	closed    error         // why nothing is taken any more
 	ended     chan struct{} // closed then
@@ -184,12 +185,16 @@ func (q *inbox) leaveRead(g *readGroup) bool {
 // tellReads tells the groups that gather, and those that come before the loop takes them.
 func (q *inbox) tellReads() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.soon = false
+	var untold []*readGroup
 	for _, g := range q.groups {
-		if g != nil {
-			g.tell()
+		if g != nil && g.mark() {
+			untold = append(untold, g)
 		}
+	}
+	q.mu.Unlock()
+	for _, g := range untold { // without the lock: their readers may be many
+		close(g.settled)
 	}
 }
 
@@ -336,14 +341,14 @@ func (q *inbox) awaitRoom(ctx context.Context, size int) error {
 	q.mu.Lock()
 	q.waiting = append(q.waiting, w)
 	q.grantRoom()
-	q.mu.Unlock()
+	q.unlock()
 	select {
 	case <-w.ready:
 		return nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	if w.granted {
 		q.pending -= size
 	} else {
@@ -400,6 +405,16 @@ func (q *inbox) grantRoom() {
 		q.waiting = q.waiting[1:]
 		q.pending += w.bytes
 		w.granted = true
+		q.granted = append(q.granted, w)
+	}
+}
+
+// unlock lets go of mu, and then wakes those who were promised room, who may be many.
+func (q *inbox) unlock() {
+	granted := q.granted
+	q.granted = nil
+	q.mu.Unlock()
+	for _, w := range granted {
 		close(w.ready)
 	}
 }
@@ -432,15 +447,20 @@ const (
 
 // batchFor returns the batch that is to take an entry. A body does not grow beyond what was
 // allocated for it, which would copy it again and again: the next batch is twice as large
-// instead, with room for a whole number of entries like this one. Called with mu held.
+// instead, with room for a whole number of entries like this one. Behind a large command
+// it begins small, since another one may close it soon. Called with mu held.
 func (q *inbox) batchFor(size int) *batch {
 	room, places := q.lastBytes+q.lastBytes/4, q.lastCount+q.lastCount/4
-	if n := len(q.batches); n > 0 && !q.batches[n-1].large {
+	if n := len(q.batches); n > 0 {
 		last := q.batches[n-1]
-		if len(last.body)+size <= cap(last.body) {
+		switch {
+		case last.large:
+			room, places = min(room, slack), min(places, slack/size)
+		case len(last.body)+size <= cap(last.body):
 			return last
+		default:
+			room, places = 2*cap(last.body), 2*len(last.proposals)
 		}
-		room, places = 2*cap(last.body), 2*len(last.proposals)
 	}
 	b := &batch{body: buffer.Uncleared(max(size, min(room, q.maxBatchBytes)/size*size)), proposals: make([]proposal, 0, min(places, maxPlaces))}
 	q.batches = append(q.batches, b)
@@ -451,7 +471,7 @@ func (q *inbox) batchFor(size int) *batch {
 // false if the loop has it already.
 func (q *inbox) withdraw(w *waiter) bool {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	b := w.batch
 	if b.taken {
 		return false
@@ -485,7 +505,7 @@ type taken struct {
 // events is reused from then on.
 func (q *inbox) take(events []any, room int, reads bool) taken {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	out := taken{events: q.events, asked: q.asked}
 	q.events, q.asked = events[:0], nil
 	if reads {
@@ -503,25 +523,24 @@ func (q *inbox) take(events []any, room int, reads bool) taken {
 // takeBatches hands over proposals until they fill the room. Called with mu
 // held.
 func (q *inbox) takeBatches(room int) []*batch {
-	n := 0
-	if len(q.batches) > 0 && room > 0 {
-		q.lastBytes, q.lastCount = 0, 0
-	}
+	n, small, count := 0, 0, 0
 	for n < len(q.batches) && room > 0 {
 		b := q.batches[n]
 		room -= b.size()
 		q.pending -= b.size()
 		if !b.large {
-			q.lastBytes, q.lastCount = min(q.lastBytes+len(b.body), q.maxBatchBytes), min(q.lastCount+len(b.proposals), maxPlaces)
+			small += len(b.body)
+			count += len(b.proposals)
 		}
 		b.taken = true
 		b.compact()
 		n++
 	}
-	taken := q.batches[:n:n]
-	if q.batches = q.batches[n:]; len(q.batches) == 0 {
-		q.batches = nil
+	if count > 0 {
+		q.lastBytes, q.lastCount = min(small, q.maxBatchBytes), min(count, maxPlaces)
 	}
+	taken := q.batches[:n:n]
+	q.batches = append([]*batch(nil), q.batches[n:]...) // an array of its own, which does not keep what was taken
 	return taken
 }
 
@@ -555,7 +574,7 @@ func (b *batch) compact() {
 // close refuses everything from now on with err, and returns what was left.
 func (q *inbox) close(err error) taken {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	if q.closed != nil {
 		return taken{}
 	}

@@ -2,9 +2,12 @@ package raft
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 )
@@ -60,6 +63,50 @@ func TestLargeCommandsHaveBatchesOfTheirOwn(t *testing.T) {
 
 	require.NoError(t, q.enqueue(EntryCommand, nil, proposal{done: func(Result, error) {}}))
 	require.Less(t, cap(q.batches[0].body), 256)
+}
+
+// Small commands beside large ones have the room that such many have needed before, and take no
+// more memory than they count where each waits behind another large one.
+func TestSmallCommandsBesideLargeOnes(t *testing.T) {
+	q := newInbox(64<<20, 256<<10)
+	enqueue := func(size int) {
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, size), proposal{done: func(Result, error) {}}))
+	}
+	for range 2 {
+		for range 256 {
+			enqueue(128)
+		}
+		q.take(nil, 1<<30, true)
+	}
+	enqueue(largeCommand)
+	q.take(nil, 1<<30, true)
+	for range 256 {
+		enqueue(128)
+	}
+	require.Len(t, q.take(nil, 1<<30, true).batches, 1, "the large one has said nothing about them")
+
+	for range 100 {
+		enqueue(largeCommand)
+		enqueue(16)
+	}
+	allocated := 0
+	for _, b := range q.batches {
+		allocated += cap(b.body) + cap(b.proposals)*int(unsafe.Sizeof(proposal{}))
+	}
+	require.Less(t, allocated, q.pending*11/10)
+}
+
+// What was taken is not kept by the queue of what is left.
+func TestQueueForgetsWhatWasTaken(t *testing.T) {
+	q := newInbox(64<<20, 256<<10)
+	for range 3 {
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, largeCommand), proposal{done: func(Result, error) {}}))
+	}
+	taken := weak.Make(q.take(nil, 1, true).batches[0])
+	require.Len(t, q.batches, 2)
+	runtime.GC()
+	require.Nil(t, taken.Value())
+	runtime.KeepAlive(q)
 }
 
 // A large command is encoded between getting room and taking its place: its caller may

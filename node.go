@@ -193,6 +193,7 @@ func (n *Node) propose(ctx context.Context, kind EntryKind, data []byte) (Result
 	}
 	w := n.pool.Get().(*waiter)
 	if err := n.inbox.enqueueWait(ctx, kind, data, proposal{wait: w}); err != nil {
+		w.batch = nil // a large one has been encoded even if the node stopped meanwhile
 		n.pool.Put(w)
 		return Result{}, err
 	}

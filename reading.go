@@ -148,10 +148,17 @@ func (g *readGroup) end(index Index, err error) {
 
 // tell tells the readers that it takes a while: they look at their ctx from now on.
 func (g *readGroup) tell() {
+	if g.mark() {
+		close(g.settled)
+	}
+}
+
+// mark takes note that they are told, and reports false if they were before.
+func (g *readGroup) mark() bool {
 	if g.told {
-		return
+		return false
 	}
 	g.told = true
 	g.ended = make(chan struct{})
-	close(g.settled)
+	return true
 }

@@ -278,7 +278,6 @@ func (a *applier) apply(task *applyTask) error {
 		return nil
 	}
 	a.results = slices.Grow(a.results[:0], n)[:n]
-	clear(a.results)
 	if err := a.execute(); err != nil || a.stopped.Load() {
 		return err
 	}
@@ -286,6 +285,7 @@ func (a *applier) apply(task *applyTask) error {
 	a.answering = true
 	a.answer(task)
 	a.answering = false
+	clear(a.results) // nothing is kept of what was answered, and the next find theirs empty
 	clear(a.commands)
 	clear(a.steps)
 	a.commands, a.steps = a.commands[:0], a.steps[:0]
@@ -347,7 +347,8 @@ func (a *applier) endClaimed() {
 	commands, results, steps := a.commands, a.results, a.steps
 	for ; len(a.claimed) > 0; a.claimed = a.claimed[1:] {
 		for w := &a.claimed[0]; len(w.proposals) > 0; {
-			index, p := w.first, &w.proposals[0]
+			index, p := w.first, w.proposals[0]
+			w.proposals[0] = proposal{} // the array may live on, and what a callback holds must not
 			w.first, w.proposals = w.first+1, w.proposals[1:]
 			for len(steps) > 0 && steps[0].Index < index {
 				steps = steps[1:]
