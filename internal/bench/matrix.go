@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-8da499c8/raft"
 )
 
 // matrix is what is to be measured.
@@ -63,6 +66,9 @@ func (m *matrix) cells() []cell {
 
 // run measures what is not measured yet.
 func (m *matrix) run(ctx context.Context) error {
+	if err := configure(new(raft.Config), m.ours); err != nil {
+		return err
+	}
 	if err := m.makeDirs(); err != nil {
 		return err
 	}
@@ -77,11 +83,36 @@ func (m *matrix) run(ctx context.Context) error {
 		}
 	}
 	for _, r := range done {
-		if len(left) > 0 && r.Seconds != m.seconds {
+		switch {
+		case m.rounds == 0: // they are only told again
+		case r.Settings != m.settings():
+			return fmt.Errorf("%s has cells measured with other settings (%s, not %s): name another -out", resultsFile(m.out), cmp.Or(r.Settings, defaults), cmp.Or(m.settings(), defaults))
+		case len(left) > 0 && r.Seconds != m.seconds:
 			return fmt.Errorf("%s has cells of %v s: go on with -seconds %v, or name another -out", resultsFile(m.out), r.Seconds, r.Seconds)
 		}
 	}
+	if m.rounds > 0 && len(left) == 0 {
+		fmt.Fprintf(m.progress, "%s has all that: name another -out to measure it again\n", resultsFile(m.out))
+	}
 	return m.measureAll(ctx, left)
+}
+
+// defaults are the settings of cells that nothing was changed for.
+const defaults = "the defaults"
+
+// settings are what makes figures other ones than those of the defaults, "" if nothing does.
+func (m *matrix) settings() string {
+	var all []string
+	if m.ours != "" {
+		all = append(all, "-ours "+m.ours)
+	}
+	if m.gogc != "" {
+		all = append(all, "-gogc "+m.gogc)
+	}
+	if m.profiles {
+		all = append(all, "-profiles")
+	}
+	return strings.Join(all, " ")
 }
 
 func (m *matrix) measureAll(ctx context.Context, cells []cell) error {
@@ -114,7 +145,7 @@ func (m *matrix) measureAll(ctx context.Context, cells []cell) error {
 
 // measure measures a cell, in a directory of its own.
 func (m *matrix) measure(ctx context.Context, c cell) result {
-	r := result{Row: c.row.name(), Peer: c.peer.name, Round: c.round, Seconds: m.seconds,
+	r := result{Row: c.row.name(), Peer: c.peer.name, Round: c.round, Seconds: m.seconds, Settings: m.settings(),
 		At: time.Now().UTC().Round(time.Second), Machine: machineName(), Revision: revision()}
 	samples, err := m.samples(ctx, c)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -34,6 +35,11 @@ func writeReport(out, readme string) error {
 	if err != nil {
 		return err
 	}
+	var part error
+	if readme != "" && !rs.whole() {
+		part = fmt.Errorf("%s keeps its tables: these are others, or not all", readme)
+		readme = ""
+	}
 	var report, picture bytes.Buffer
 	fmt.Fprintf(&report, "# What was measured\n\n![Commands per second, as a part of the limit](%s)\n\n%s", pictureFile, summary(rs))
 	report.WriteString(howToRead)
@@ -52,7 +58,7 @@ func writeReport(out, readme string) error {
 		}
 	}
 	if readme == "" {
-		return nil
+		return part
 	}
 	return updateReadme(readme, rs)
 }
@@ -82,6 +88,9 @@ func summary(rs results) string {
 	}
 	fmt.Fprintf(&text, "Medians of %d rounds of %v s, revision %s, %s, on %s.", len(rs.rounds()), last.Seconds,
 		strings.Join(rs.revisions(), " and "), when, last.Machine)
+	if settings := distinct(rs, func(r result) string { return cmp.Or(r.Settings, defaults) }); !slices.Equal(settings, []string{defaults}) {
+		fmt.Fprintf(&text, " With %s.", strings.Join(settings, " and "))
+	}
 	disturbed, failed := 0, []string{}
 	for _, r := range rs {
 		if others, ok := median(r.Samples[otherCores]); ok && others > quietCores {

@@ -100,8 +100,20 @@ func TestReadmeIsUpdatedBetweenMarkers(t *testing.T) {
 	for _, r := range sample {
 		require.NoError(t, appendResult(resultsFile(root), r))
 	}
+	before := "before\n" + beginMark + "\nstale\n" + endMark + "\nafter\n"
+	require.NoError(t, os.WriteFile(readme, []byte(before), 0o644))
+	require.ErrorContains(t, writeReport(root, readme), "keeps its tables")
+	require.NoFileExists(t, "report.md")
+	untouched, err := os.ReadFile(readme)
+	require.NoError(t, err)
+	require.Equal(t, before, string(untouched))
 
-	require.NoError(t, os.WriteFile(readme, []byte("before\n"+beginMark+"\nstale\n"+endMark+"\nafter\n"), 0o644))
+	all := matrix{peers: peers, rows: rows, rounds: len(sample.rounds())}
+	for _, c := range all.cells() {
+		if !sample.has(c.row.name(), c.peer.name, c.round) {
+			require.NoError(t, appendResult(resultsFile(root), measured(c.row.name(), c.peer.name, c.round, otherCores, 0)))
+		}
+	}
 	require.NoError(t, writeReport(root, readme))
 	once, err := os.ReadFile(readme)
 	require.NoError(t, err)

@@ -47,6 +47,7 @@ type result struct {
 	Peer     string    `json:"peer"`
 	Round    int       `json:"round"`
 	Seconds  float64   `json:"seconds"`
+	Settings string    `json:"settings,omitempty"` // that are not the defaults
 	At       time.Time `json:"at"`
 	Machine  string    `json:"machine"`
 	Revision string    `json:"revision"` // of this library
@@ -98,6 +99,13 @@ func (rs results) has(row, peer string, round int) bool {
 	return slices.ContainsFunc(rs, func(r result) bool {
 		return r.Row == row && r.Peer == peer && r.Round == round && r.Error == ""
 	})
+}
+
+// whole reports whether it is about everything, in all of its rounds, with the defaults.
+func (rs results) whole() bool {
+	whole := matrix{peers: peers, rows: rows, rounds: len(rs.rounds())}
+	return len(rs) > 0 && !slices.ContainsFunc(whole.cells(), func(c cell) bool { return !rs.has(c.row.name(), c.peer.name, c.round) }) &&
+		!slices.ContainsFunc(rs, func(r result) bool { return r.Settings != "" })
 }
 
 // values returns what all rounds have measured.

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -130,6 +131,38 @@ func TestErrorsAreNotMeasurements(t *testing.T) {
 	rs = append(rs, measured("a", ours, 1, rate, 2))
 	require.Equal(t, []float64{2}, rs.values("a", ours, rate))
 	require.NotContains(t, summary(rs), "legs")
+}
+
+// What was measured with other settings is not for the README, and says so.
+func TestSettingsAreNamed(t *testing.T) {
+	m := matrix{ours: `{"LogCacheBytes": 7}`, gogc: "400", profiles: true}
+	require.Equal(t, `-ours {"LogCacheBytes": 7} -gogc 400 -profiles`, m.settings())
+	var rs results
+	for _, c := range (&matrix{peers: peers, rows: rows, rounds: 2}).cells() {
+		rs = append(rs, measured(c.row.name(), c.peer.name, c.round, rate, 1))
+	}
+	require.True(t, rs.whole())
+	require.False(t, rs[1:].whole())
+	require.NotContains(t, summary(rs), "With")
+	rs[0].Settings = m.settings()
+	require.False(t, rs.whole())
+	require.Contains(t, summary(rs), ` With -ours {"LogCacheBytes": 7} -gogc 400 -profiles and the defaults.`)
+}
+
+// Cells of one file have the same settings: to go on with others, or to find nothing left to
+// measure, would tell figures of the former as theirs.
+func TestOtherSettingsNeedAnotherFile(t *testing.T) {
+	var told strings.Builder
+	m := matrix{peers: peers[:1], rows: rows[:1], rounds: 1, seconds: 1, dir: t.TempDir(), out: t.TempDir(), progress: &told}
+	require.NoError(t, appendResult(resultsFile(m.out), result{Row: rows[0].name(), Peer: peers[0].name, Round: 1, Seconds: 1}))
+	require.NoError(t, m.run(t.Context()))
+	require.Contains(t, told.String(), "has all that")
+	m.gogc = "400"
+	require.ErrorContains(t, m.run(t.Context()), "has cells measured with other settings (the defaults, not -gogc 400)")
+	m.gogc, m.ours = "", `{"LogCacheBites": 1}`
+	require.ErrorContains(t, m.run(t.Context()), "LogCacheBites")
+	m.rounds, m.ours = 0, ""
+	require.NoError(t, m.run(t.Context()), "only to be told again")
 }
 
 // Readers learn of which revisions figures are.
