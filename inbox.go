@@ -536,6 +536,9 @@ func (q *inbox) takeBatches(room int) []*batch {
 		b.compact()
 		n++
 	}
+	if n == 0 {
+		return nil
+	}
 	if count > 0 {
 		q.lastBytes, q.lastCount = min(small, q.maxBatchBytes), min(count, maxPlaces)
 	}

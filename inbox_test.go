@@ -104,6 +104,7 @@ func TestQueueForgetsWhatWasTaken(t *testing.T) {
 	}
 	taken := weak.Make(q.take(nil, 1, true).batches[0])
 	require.Len(t, q.batches, 2)
+	require.Zero(t, testing.AllocsPerRun(10, func() { q.take(nil, 0, true) }), "nothing was taken")
 	runtime.GC()
 	require.Nil(t, taken.Value())
 	runtime.KeepAlive(q)

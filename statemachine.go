@@ -370,6 +370,7 @@ func (a *applier) endClaimed() {
 			p.complete(Result{index, w.term, results[0].Response}, err)
 		}
 	}
+	a.claimed = nil
 }
 
 // lastGathered returns the last index that was gathered.

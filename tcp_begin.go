@@ -11,8 +11,8 @@ import (
 // goroutine that waits for each: a round of the former, or one of each, is all that a
 // linearizable read costs, so what they wake up is what the read takes.
 
-// callStarter is a transport that can do so, as long as it has a connection. done is called
-// exactly once, unless the result is false: then there is no connection, and nothing was done.
+// callStarter is a transport that can do so, as long as it has a connection with room in its
+// queue. done is called exactly once, unless the result is false: then nothing was sent.
 type callStarter interface {
 	// startHeartbeat is CallHeartbeat that returns at once.
 	startHeartbeat(peer NodeID, request *Heartbeat, patience time.Duration, done func(*HeartbeatResponse, error)) bool
@@ -71,13 +71,31 @@ func startCall[Response any, ResponsePointer responsePointer[Response]](
 	return err == nil
 }
 
-// expire ends the calls that nobody waits for with a deadline of their own. The writer
-// looks after them now and then, so they may last a little longer.
-func (c *tcpConn) expire(now time.Time) {
+// expireAt has expire run at a deadline, unless it does so before. Called with c.mu held.
+func (c *tcpConn) expireAt(deadline time.Time) {
+	switch {
+	case !c.expiresAt.IsZero() && !deadline.Before(c.expiresAt):
+		return
+	case c.expiry == nil:
+		c.expiry = time.AfterFunc(time.Until(deadline), c.expire)
+	default:
+		c.expiry.Reset(time.Until(deadline))
+	}
+	c.expiresAt = deadline
+}
+
+// expire ends the calls that nobody waits for whose deadline has come.
+func (c *tcpConn) expire() {
+	now := time.Now()
 	var late []*tcpCall
 	c.mu.Lock()
+	c.expiresAt = time.Time{}
 	for id, call := range c.calls {
-		if call.told != nil && now.After(call.deadline) {
+		switch {
+		case call.told == nil:
+		case call.deadline.After(now):
+			c.expireAt(call.deadline)
+		default:
 			late = append(late, call)
 			delete(c.calls, id)
 		}

@@ -82,10 +82,15 @@ func TestTCPCallsWithoutGoroutines(t *testing.T) {
 			require.NoError(t, awaitValue(t, ended, "the answer"))
 
 			hang.Store(true)
+			later, started := start(a, b, 50*time.Millisecond)
+			require.True(t, started)
 			late, started := start(a, b, time.Millisecond)
 			require.True(t, started)
-			awaitValue(t, entered, "the call that hangs")
+			for range 2 {
+				awaitValue(t, entered, "the calls that hang")
+			}
 			require.ErrorIs(t, awaitValue(t, late, "the end of its time"), context.DeadlineExceeded)
+			require.ErrorIs(t, awaitValue(t, later, "the end of its time, too"), context.DeadlineExceeded)
 
 			lost, started := start(a, b, time.Hour)
 			require.True(t, started)
@@ -96,13 +101,14 @@ func TestTCPCallsWithoutGoroutines(t *testing.T) {
 			require.ErrorContains(t, err, "broke after the request was sent")
 			require.NotErrorIs(t, err, ErrUnreachable)
 			require.Empty(t, late)
+			require.Empty(t, later)
 			require.Empty(t, lost)
 		})
 	}
 }
 
 // A sender of small requests never waits for the socket: what that does not take at once
-// is written later, in order, and all of it arrives.
+// is written later, in order, and all of it arrives. What has a deadline ends with it all the same.
 func TestTCPSendersDoNotWaitForTheSocket(t *testing.T) {
 	t.Parallel()
 	a, b := startTCPPair(t, 20*time.Second)
@@ -128,6 +134,9 @@ func TestTCPSendersDoNotWaitForTheSocket(t *testing.T) {
 	queued := conn.queued
 	conn.mu.Unlock()
 	require.Positive(t, queued, "the sockets have taken everything: the test shows nothing")
+	late, started := a.askWithoutWaiting(b, 10*time.Millisecond)
+	require.True(t, started)
+	require.ErrorIs(t, awaitValue(t, late, "the end of its time"), context.DeadlineExceeded)
 	proxy.each(func(link *proxyLink) { link.stalled.Store(false) })
 	for range requests {
 		require.NoError(t, awaitValue(t, ends, "an answer"))

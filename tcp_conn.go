@@ -104,6 +104,8 @@ type tcpConn struct {
 	lastID                 uint64
 	calls                  map[uint64]*tcpCall // sent or queued, not answered; outbound only
 	streams                map[*tcpStream]struct{}
+	expiry                 *time.Timer // runs expire; nil: there was no call with a deadline of its own yet
+	expiresAt              time.Time   // when it does; zero: not before there is another such call
 }
 
 // outgoing is a frame that waits to be written.
@@ -122,8 +124,8 @@ type tcpCall struct {
 	response message
 
 	// One of the three: a caller waits for done, which is closed after err is
-	// set, told is called, at some time after the deadline at the latest, or a
-	// stream is told. position counts the requests of the stream.
+	// set, told is called, at the deadline at the latest, or a stream is told.
+	// position counts the requests of the stream.
 	done     chan struct{}
 	err      error
 	told     func(error)
@@ -497,6 +499,9 @@ func (c *tcpConn) request(call *tcpCall, body message, size int) (id uint64, err
 	if err == nil {
 		c.lastID = id
 		c.calls[id] = call
+		if call.told != nil {
+			c.expireAt(call.deadline)
+		}
 	}
 	c.mu.Unlock()
 	if err == nil {
@@ -612,6 +617,9 @@ func (c *tcpConn) end() {
 	c.mu.Lock()
 	calls, streams := c.calls, c.streams
 	c.calls, c.streams, c.queue = nil, nil, nil
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
 	cause := c.failure
 	c.mu.Unlock()
 	for _, call := range calls {
@@ -686,7 +694,6 @@ func (c *tcpConn) writeFrames() {
 			return
 		case <-c.wake:
 		case <-alive.C:
-			c.expire(time.Now())
 			c.keepAlive()
 		}
 		for w.take(true) {

@@ -81,5 +81,8 @@ func runMatrix(ctx context.Context) error {
 	if m.failed > 0 {
 		measured = errors.Join(measured, fmt.Errorf("%d cells failed; the same command measures them again", m.failed))
 	}
+	if measured != nil {
+		*readme = "" // it keeps its tables
+	}
 	return errors.Join(measured, writeReport(m.out, *readme))
 }

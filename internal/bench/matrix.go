@@ -112,6 +112,9 @@ func (m *matrix) settings() string {
 	if m.profiles {
 		all = append(all, "-profiles")
 	}
+	if !m.touch {
+		all = append(all, "-touch=false")
+	}
 	return strings.Join(all, " ")
 }
 

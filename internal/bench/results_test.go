@@ -136,7 +136,7 @@ func TestErrorsAreNotMeasurements(t *testing.T) {
 // What was measured with other settings is not for the README, and says so.
 func TestSettingsAreNamed(t *testing.T) {
 	m := matrix{ours: `{"LogCacheBytes": 7}`, gogc: "400", profiles: true}
-	require.Equal(t, `-ours {"LogCacheBytes": 7} -gogc 400 -profiles`, m.settings())
+	require.Equal(t, `-ours {"LogCacheBytes": 7} -gogc 400 -profiles -touch=false`, m.settings())
 	var rs results
 	for _, c := range (&matrix{peers: peers, rows: rows, rounds: 2}).cells() {
 		rs = append(rs, measured(c.row.name(), c.peer.name, c.round, rate, 1))
@@ -146,14 +146,14 @@ func TestSettingsAreNamed(t *testing.T) {
 	require.NotContains(t, summary(rs), "With")
 	rs[0].Settings = m.settings()
 	require.False(t, rs.whole())
-	require.Contains(t, summary(rs), ` With -ours {"LogCacheBytes": 7} -gogc 400 -profiles and the defaults.`)
+	require.Contains(t, summary(rs), ` With -ours {"LogCacheBytes": 7} -gogc 400 -profiles -touch=false and the defaults.`)
 }
 
 // Cells of one file have the same settings: to go on with others, or to find nothing left to
 // measure, would tell figures of the former as theirs.
 func TestOtherSettingsNeedAnotherFile(t *testing.T) {
 	var told strings.Builder
-	m := matrix{peers: peers[:1], rows: rows[:1], rounds: 1, seconds: 1, dir: t.TempDir(), out: t.TempDir(), progress: &told}
+	m := matrix{peers: peers[:1], rows: rows[:1], rounds: 1, seconds: 1, touch: true, dir: t.TempDir(), out: t.TempDir(), progress: &told}
 	require.NoError(t, appendResult(resultsFile(m.out), result{Row: rows[0].name(), Peer: peers[0].name, Round: 1, Seconds: 1}))
 	require.NoError(t, m.run(t.Context()))
 	require.Contains(t, told.String(), "has all that")
