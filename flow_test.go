@@ -112,6 +112,7 @@ func TestFullStreamHoldsBackOnly(t *testing.T) {
 	require.Len(t, p.inflight, 4, "that was another leadership's")
 	r.do("b", appendUnsent{"a", c.currentTerm, last - 2}, appendUnsent{"a", c.currentTerm, last - 1})
 	require.Len(t, p.inflight, 2)
+	require.Equal(t, p.inflight[0].bytes+p.inflight[1].bytes, p.bytes, "what was not sent takes no room of the window")
 	require.Equal(t, last-1, p.next)
 	require.False(t, p.probing)
 	require.Empty(t, mail[*AppendEntries](r, "b", "a"), "there is no room yet")
@@ -240,4 +241,27 @@ func TestLeadersSlowDiskHoldsBackProposals(t *testing.T) {
 	require.LessOrEqual(t, r.node("a").driver.proposalRoom(), 0)
 	r.resume("a")
 	require.Positive(t, r.node("a").driver.proposalRoom())
+}
+
+// What a leader has lost counts no more once it leads again: nobody would ever apply it.
+func TestLostProposalsTakeNoRoomOfTheNextLeadership(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.queue = 10_000
+	r.restart("a")
+	r.elect("a")
+	r.settle()
+	require.Equal(t, r.queue, r.node("a").driver.proposalRoom())
+	r.isolate("a")
+	for range 10 {
+		r.propose("a", strings.Repeat("x", 100))
+	}
+	r.do("a")
+	require.Less(t, r.node("a").driver.proposalRoom(), r.queue-1000)
+	r.elect("b")
+	r.heal()
+	r.passUntil(time.Minute, "what only a has to be gone", func() bool { return r.core("a").log.last() == r.core("b").log.last() })
+	require.Equal(t, Follower, r.core("a").role)
+	r.elect("a")
+	require.Less(t, r.core("a").log.last(), Index(10), "their places are not taken again")
+	require.Equal(t, r.queue, r.node("a").driver.proposalRoom())
 }

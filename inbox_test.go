@@ -222,6 +222,50 @@ func TestCallersBehindOneThatLeftGetTheirTurn(t *testing.T) {
 	})
 }
 
+// Room goes to those who wait for it in turn: nobody who comes later overtakes them, and who
+// leaves lets those behind go on who need less.
+func TestRoomGoesInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newInbox(1000, 1000)
+		enqueue := func(ctx context.Context, size int) chan error {
+			ended := make(chan error, 1)
+			go func() {
+				ended <- q.enqueueWait(ctx, EntryCommand, make([]byte, size), proposal{done: func(Result, error) {}})
+			}()
+			synctest.Wait()
+			return ended
+		}
+		require.NoError(t, <-enqueue(t.Context(), 400))
+		ctx, leave := context.WithCancel(t.Context())
+		first := enqueue(ctx, 800)
+		second := enqueue(t.Context(), 100)
+		require.Empty(t, second, "there is room, but somebody waits before it")
+		require.ErrorIs(t, q.enqueue(EntryCommand, make([]byte, 100), proposal{done: func(Result, error) {}}), ErrOverloaded)
+		leave()
+		require.ErrorIs(t, <-first, ErrNotAccepted)
+		synctest.Wait()
+		require.Len(t, second, 1)
+		require.NoError(t, <-second)
+		require.Equal(t, proposalSize(400)+proposalSize(100), q.pending)
+	})
+}
+
+// The room of a command whose caller has left is free again when the batch is taken that holds
+// it still.
+func TestWithdrawnCommandsGiveBackTheirRoom(t *testing.T) {
+	q := newInbox(1<<20, 1<<20)
+	q.lastBytes = 1000 // one batch has room for all
+	w := newWaiter().(*waiter)
+	for range 5 {
+		require.NoError(t, q.enqueue(EntryCommand, make([]byte, 100), proposal{wait: w}))
+	}
+	require.Len(t, q.batches, 1)
+	require.True(t, q.withdraw(w))
+	require.Positive(t, q.batches[0].withdrawn, "it is too little to be taken out at once")
+	q.take(nil, 1<<30, true)
+	require.Zero(t, q.pending)
+}
+
 // A2: room that is granted to a caller who leaves at that moment is not lost.
 func TestA2RoomOfACallerWhoLeavesIsFreeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

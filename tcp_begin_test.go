@@ -1,8 +1,10 @@
 package raft
 
 import (
+	"bufio"
 	"context"
 	"io"
+	"net"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -147,4 +149,63 @@ func TestTCPSendersDoNotWaitForTheSocket(t *testing.T) {
 	conn.mu.Lock()
 	defer conn.mu.Unlock()
 	require.Zero(t, conn.queued)
+}
+
+// deadlined is a connection that remembers its write deadlines.
+type deadlined struct {
+	net.Conn
+	writeDeadlines []time.Time
+}
+
+func (d *deadlined) SetWriteDeadline(t time.Time) error {
+	d.writeDeadlines = append(d.writeDeadlines, t)
+	return d.Conn.SetWriteDeadline(t)
+}
+
+// Who writes at once is not held to the deadline that the writer had for something else.
+func TestTCPDirectWritesHaveNoDeadline(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	go func() { _, _ = io.Copy(io.Discard, there) }()
+	transport := NewTCPTransport(nil, time.Second)
+	defer transport.Close()
+	socket := &deadlined{Conn: here}
+	conn := newTCPConn(transport, socket, here, bufio.NewReader(here), wire.PurposeControl, 0)
+	conn.frames.direct = new(directWriter) // as if it were a socket
+	conn.quiet, socket.writeDeadlines = true, nil
+	conn.keepAlive()
+	require.True(t, conn.frames.take(true))
+	conn.frames.flush()
+	require.NoError(t, conn.frames.err)
+	require.Len(t, socket.writeDeadlines, 2)
+	require.False(t, socket.writeDeadlines[0].IsZero(), "the writer waits for so long")
+	require.True(t, socket.writeDeadlines[1].IsZero())
+}
+
+// What a closed stream has left in the queue of a connection takes no room there.
+func TestTCPClosedStreamsLeaveTheQueue(t *testing.T) {
+	t.Parallel()
+	a, b := startTCPPair(t, 20*time.Second)
+	proxy := throughProxy(t, a, b)
+	b.handler.begin = func(_ *AppendEntries, respond func(*AppendResponse, error)) { respond(new(AppendResponse), nil) }
+	send := func(stream AppendStream) bool {
+		return stream.Send(&AppendEntries{Header: a.headerTo(b.transportNode), Term: 1, Entries: MakeEntries(LogEntry{Index: 1, Term: 1, Data: make([]byte, 1<<20)})})
+	}
+	stream, events := openTestStream(a.transportNode, b.id)
+	require.True(t, send(stream))
+	awaitValue(t, events.responses, "the first answer")
+	link, err := a.tcp.link(b.id, wire.PurposeBulk)
+	require.NoError(t, err)
+	conn, err := link.connection(testContext(t))
+	require.NoError(t, err)
+	proxy.each(func(link *proxyLink) { link.stalled.Store(true) })
+	for send(stream) {
+	}
+	stream.Close()
+	proxy.each(func(link *proxyLink) { link.stalled.Store(false) })
+	eventually(t, func() bool {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return conn.queued == 0
+	}, "the queue to be empty")
 }
