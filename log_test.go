@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -321,4 +322,16 @@ func TestLogWriteOfAReplacedEntryDoesNotCount(t *testing.T) {
 	require.Equal(t, Index(1), l.durable)
 	_, handed := l.hand()
 	require.Equal(t, 1, handed.Len())
+}
+
+// A write of what a snapshot has taken the place of makes nothing durable: not the snapshot,
+// and none of the entries that stand at the same indexes from then on.
+func TestOldWriteMakesNoSnapshotDurable(t *testing.T) {
+	var l raftLog
+	l.appendRun(run{term: 1, first: 1, count: 10, body: bytes.Repeat(appendEntry(nil, EntryCommand, []byte("x")), 10)})
+	l.hand()
+	l.compact(EntryID{5, 2})
+	l.written()
+	require.Equal(t, Index(4), l.durable)
+	require.Equal(t, Index(5), l.last())
 }

@@ -640,6 +640,39 @@ func TestLS5QuestionsAboutConfirmedReadsUseNoLease(t *testing.T) {
 	require.True(t, confirmed.done)
 }
 
+// LS5: a question is for the strictest of those who share it, whoever of them comes last.
+func TestLS5QuestionsAreForTheStrictest(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	r.readIndex("b")
+	asked := mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1)
+	require.Equal(t, ReadLinearizable, readOptionsIn(asked[0]).Level)
+	r.readIndex("b")
+	r.readAs("b", ReadOptions{Level: ReadConfirmed})
+	r.readIndex("b")
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil})
+	asked = mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1)
+	require.Equal(t, ReadConfirmed, readOptionsIn(asked[0]).Level)
+}
+
+// LS5: what a leader may have answered by its clock says nothing to reads that must not rely on
+// one, however stale they may be.
+func TestLS5AnswersByTheClockAreNoRounds(t *testing.T) {
+	r := newCluster(t, "a b c")
+	r.elect("a")
+	r.settle()
+	first := r.readIndex("b")
+	asked := mail[*ForwardRequest](r, "b", "a")
+	require.Len(t, asked, 1)
+	r.do("b", forwardAnswered{"a", asked[0], &ForwardResponse{Index: 2}, nil})
+	require.True(t, first.ended)
+	require.True(t, r.readAs("b", ReadOptions{MaxStaleness: time.Hour}).ended)
+	require.False(t, r.readAs("b", ReadOptions{Level: ReadConfirmed, MaxStaleness: time.Hour}).ended)
+}
+
 // R3: those who leave take nothing with them that an answer says about others.
 func TestR3ReadersThatLeave(t *testing.T) {
 	r := newCluster(t, "a b c")

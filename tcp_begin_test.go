@@ -182,6 +182,21 @@ func TestTCPDirectWritesHaveNoDeadline(t *testing.T) {
 	require.True(t, socket.writeDeadlines[1].IsZero())
 }
 
+// Answers count as received until they are decoded, and no longer.
+func TestTCPLargeAnswersGiveBackTheirRoom(t *testing.T) {
+	t.Parallel()
+	a, b := startTCPPair(t, 20*time.Second)
+	b.handler.forward = func(context.Context, *ForwardRequest) (*ForwardResponse, error) {
+		return &ForwardResponse{Payload: make([]byte, 2*smallFrame)}, nil
+	}
+	for range 10 {
+		response, err := a.CallForward(testContext(t), b.id, &ForwardRequest{Header: a.headerTo(b.transportNode), Kind: ForwardPropose})
+		require.NoError(t, err)
+		require.Len(t, response.Payload, 2*smallFrame)
+	}
+	eventually(t, func() bool { return a.tcp.budget.Used() == 0 }, "all to be given back")
+}
+
 // What a closed stream has left in the queue of a connection takes no room there.
 func TestTCPClosedStreamsLeaveTheQueue(t *testing.T) {
 	t.Parallel()
