@@ -655,7 +655,8 @@ func (c *core) checkInvariants() {
 	}
 	last := c.log.last()
 	must(c.commitIndex <= last, "commit index %d is beyond the last entry %d", c.commitIndex, last)
-	must(c.log.durable <= c.log.handed && c.log.handed <= last, "durable %d <= handed %d <= last %d", c.log.durable, c.log.handed, last)
+	must(c.log.durable <= c.log.handed && c.log.writing <= c.log.handed && c.log.handed <= last,
+		"durable %d, writing %d <= handed %d <= last %d", c.log.durable, c.log.writing, c.log.handed, last)
 	must(c.durable <= c.writing && c.writing <= c.remembered, "changes durable %d <= writing %d <= remembered %d", c.durable, c.writing, c.remembered)
 	must(c.log.lastTerm() <= c.currentTerm, "last entry is of the later term %d", c.log.lastTerm())
 	must(!c.isInstalling() || c.role == Follower, "%s while a snapshot takes the log's place", c.role)
@@ -666,6 +667,11 @@ func (c *core) checkInvariants() {
 	must(c.role == Leader || len(c.peers) == 0, "%s keeps progress of %d peers", c.role, len(c.peers))
 	for _, p := range c.peers {
 		must(p.match < p.next && p.match <= last && p.next <= last+1, "peer %s: match %d < next %d, last %d", p.id, p.match, p.next, last)
+		bytes := 0
+		for _, f := range p.inflight {
+			bytes += f.bytes
+		}
+		must(p.bytes == bytes, "peer %s: %d bytes under way, not %d", p.id, p.bytes, bytes)
 	}
 }
 
