@@ -21,7 +21,7 @@ func (c *core) adopt(next configuration) {
 // meetAnew forgets what was on record of members that were added since: they come with
 // another disk, perhaps, and are met anew. Of those that this node has not met itself it
 // takes over what the leader knew: a newcomer must not count who has lost its disk
-// before it came.
+// before it came. Who was met with another disk by this node is contested.
 func (c *core) meetAnew(next configuration) {
 	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
 		_, member := next.member(contact.ID)
@@ -30,7 +30,7 @@ func (c *core) meetAnew(next configuration) {
 	})
 	for _, m := range next.members {
 		if met := next.origins[m.ID].met; met > 0 && m.ID != c.settings.id {
-			_, _ = c.meet(m.ID, met) // what this node knows itself goes first
+			c.learnContact(Contact{m.ID, met})
 		}
 	}
 }

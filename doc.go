@@ -290,7 +290,9 @@
 // have met with their heartbeats, so that the others know a member's number too,
 // and the member learns that its own is not the one that is expected. A configuration
 // says in which number its leader has met each member, so that a newcomer knows it
-// before it counts anybody. All this
+// before it counts anybody. Whoever has met a member in another number than a leader
+// of the same configuration has counts it in neither: one of the two has forgotten what
+// it promised. All this
 // only removes votes and acknowledgements, so it is safe. It does not help where
 // nobody who matters had met the node, or heard of it, before, nor against an
 // older copy of the same storage: that has the number too.

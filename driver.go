@@ -412,7 +412,11 @@ func (c *core) speaksOfAnother(m Member, event any) bool {
 func (d *driver) checkOwnDisk(r *Heartbeat) error {
 	own := Contact{d.core.settings.id, d.core.settings.incarnation}
 	for _, contact := range r.Contacts {
-		if contact.ID == own.ID && contact.Incarnation != own.Incarnation {
+		switch {
+		case contact.ID != own.ID || contact.Incarnation == own.Incarnation:
+		case contact.Incarnation == contested:
+			return fmt.Errorf("%w: %s has heard of two storages of this node, %s, since it was taken in: take it out and add it again", ErrOtherDisk, r.From, own.ID)
+		default:
 			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or take it out and add it again",
 				ErrOtherDisk, r.From, own.ID, contact.Incarnation, own.Incarnation)
 		}

@@ -326,7 +326,10 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	if incarnation == 0 {
 		return true, nil
 	}
-	i, known := slices.BinarySearchFunc(c.contacts, id, func(contact Contact, id NodeID) int { return cmp.Compare(contact.ID, id) })
+	i, known := c.contact(id)
+	if known && c.contacts[i].Incarnation == contested {
+		return false, fmt.Errorf("%w: %s was met with two disks since it was taken in: what it promised with one of them is lost, and it does not count until it is taken out and added again", ErrOtherDisk, id)
+	}
 	if known && c.contacts[i].Incarnation != incarnation {
 		return false, fmt.Errorf("%w: %s was first met as %016x and is now %016x: what it promised before is lost, and it does not count until it is taken out and added again", ErrOtherDisk, id, c.contacts[i].Incarnation, incarnation)
 	}
@@ -337,13 +340,36 @@ func (c *core) meet(id NodeID, incarnation uint64) (bool, error) {
 	return c.lastMet <= c.durable, nil
 }
 
+// contact returns where the record of a member is, or belongs.
+func (c *core) contact(id NodeID) (i int, known bool) {
+	return slices.BinarySearchFunc(c.contacts, id, func(contact Contact, id NodeID) int { return cmp.Compare(contact.ID, id) })
+}
+
+// contested is on record of a member that was met with two disks since it was taken in. It
+// has lost what it promised with one of them, and who met it cannot know with which: so
+// neither counts.
+const contested = math.MaxUint64
+
 // learnContacts takes over a leader's records of members that this node has not
 // met itself: a disk that anybody lost since does not count here either.
 func (c *core) learnContacts(contacts []Contact) {
 	for _, contact := range contacts {
 		if _, member := c.configuration.member(contact.ID); member && contact.ID != c.settings.id {
-			_, _ = c.meet(contact.ID, contact.Incarnation) // what this node knows itself goes first
+			c.learnContact(contact)
 		}
+	}
+}
+
+// learnContact takes over what a leader has on record of a member. If this node has met that
+// with another disk, cut off from those who know better perhaps, it is contested.
+func (c *core) learnContact(contact Contact) {
+	if _, err := c.meet(contact.ID, contact.Incarnation); err == nil {
+		return
+	}
+	if i, _ := c.contact(contact.ID); c.contacts[i].Incarnation != contested {
+		c.contacts = slices.Clone(c.contacts)
+		c.contacts[i].Incarnation = contested
+		c.lastMet = c.remember()
 	}
 }
 

@@ -929,6 +929,46 @@ func TestW1LateRecordOfADiskDoesNotCount(t *testing.T) {
 	require.Contains(t, r.core("b").contacts, Contact{"d", 0xee})
 }
 
+// W1: a member that lost its disk is met first by one who was cut off, and has not heard of the
+// disk that it had before. Once a leader tells what it has on record, or a configuration does,
+// neither disk counts, until the member is taken in anew.
+func TestW1MemberMetWithTwoDisksDoesNotCount(t *testing.T) {
+	const before, after = 0xdd, 0xee
+	four := func(r *rig, origins map[NodeID]origin) configuration {
+		return configuration{origins: origins, members: []Member{r.memberCalled("a", Voter), r.memberCalled("b", Voter), r.memberCalled("c", Voter), r.memberCalled("d", Voter)}}
+	}
+	for _, byConfiguration := range []bool{false, true} {
+		r := newRig(t, "a b c")
+		r.addJoiners("d")
+		r.start("b")
+		r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 1, PrevLogTerm: 1,
+			Entries: MakeEntries(LogEntry{2, 2, EntryConfiguration, four(r, map[NodeID]origin{"d": {added: 2}}).encode()})})
+		_, err := r.core("b").meet("d", after)
+		require.NoError(t, err)
+		if byConfiguration {
+			r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 2, PrevLogTerm: 2,
+				Entries: MakeEntries(LogEntry{2, 3, EntryConfiguration, four(r, map[NodeID]origin{"d": {2, before}}).encode()})})
+		} else {
+			r.askHeartbeat("a", "b", Heartbeat{Term: 2, Configuration: 2, Contacts: []Contact{{"d", before}}})
+		}
+		r.settle()
+		require.Contains(t, r.hardState("b").Contacts, Contact{"d", contested})
+		for _, incarnation := range []uint64{before, after} {
+			_, err := r.core("b").meet("d", incarnation)
+			require.ErrorIs(t, err, ErrOtherDisk)
+			require.ErrorContains(t, err, "two disks")
+		}
+		err = r.node("b").driver.checkOwnDisk(&Heartbeat{Header: Header{From: "a"}, Contacts: []Contact{{"b", contested}}})
+		require.ErrorIs(t, err, ErrOtherDisk)
+		require.ErrorContains(t, err, "two storages")
+		last := r.core("b").log.last()
+		r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: last, PrevLogTerm: 2,
+			Entries: MakeEntries(LogEntry{2, last + 1, EntryConfiguration, four(r, map[NodeID]origin{"d": {last + 1, 0}}).encode()})})
+		_, err = r.core("b").meet("d", after)
+		require.NoError(t, err, "it was taken in anew")
+	}
+}
+
 // W1: records of disks do not pile up when members come and go.
 func TestW1RecordsOfRemovedMembersGo(t *testing.T) {
 	r := newCluster(t, "a b c d")

@@ -72,8 +72,9 @@ type Heartbeat struct {
 	Round         uint64 // counts the leader's rounds of heartbeats
 	LeaderAddress string
 	// Contacts are the incarnations in which the leader met the members. The
-	// receiver takes over those of members that it has not met itself, and
-	// learns from its own whether it came back with another disk.
+	// receiver takes over those of members that it has not met itself, counts
+	// none that it has met in another one, and learns from its own whether it
+	// came back with another disk.
 	Contacts []Contact
 	// Configuration is the index of the one that is in force at the leader.
 	Configuration Index
