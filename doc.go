@@ -300,7 +300,8 @@
 // Members that were taken in anew. A member that is taken out and in again is met anew,
 // by whoever reads of it, and may have another storage then. An answer to what a leader
 // has asked before it added the member is not the first contact, and does not count: it
-// may be late, from the process that had the id before. So one that was not met is sent
+// may be late, from the process that had the id before, and so may a call be that it has
+// forwarded. So one that was not met is sent
 // heartbeats only, and entries once it is out again. Who has not read of it yet answers
 // such a member, if it shows that it is one, as a candidate or leader that its
 // configuration lacks (§4.1): a vote request says which entry has added the candidate, a

@@ -402,6 +402,9 @@ func (c *core) speaksOfAnother(m Member, event any) bool {
 		return follows(e.request.Term)
 	case snapshotArrived:
 		return follows(e.request.Term)
+	case forwardArrived: // from whoever it is: nothing that it says counts
+		_, known := c.contact(m.ID)
+		return !known
 	default:
 		return false
 	}

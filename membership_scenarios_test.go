@@ -969,6 +969,20 @@ func TestW1MemberMetWithTwoDisksDoesNotCount(t *testing.T) {
 	}
 }
 
+// W1: a call that a member has forwarded before it was taken out and in again is not the first
+// contact with it: that is with the disk that it has since.
+func TestW1ForwardedCallIsNoFirstContact(t *testing.T) {
+	r := newCluster(t, "a b c")
+	c, d := r.core("a"), r.node("a").driver
+	c.contacts = nil
+	late := Header{Fingerprint: c.settings.fingerprint, From: "b", To: "a", Incarnation: 0xdd}
+	require.NoError(t, d.checkHeader(late, forwardArrived{request: &ForwardRequest{Header: late}}))
+	require.Empty(t, c.contacts)
+	_, err := c.meet("b", 0xee)
+	require.NoError(t, err)
+	require.ErrorIs(t, d.checkHeader(late, forwardArrived{request: &ForwardRequest{Header: late}}), ErrOtherDisk)
+}
+
 // W1: records of disks do not pile up when members come and go.
 func TestW1RecordsOfRemovedMembersGo(t *testing.T) {
 	r := newCluster(t, "a b c d")
