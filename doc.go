@@ -290,22 +290,20 @@
 // have met with their heartbeats, so that the others know a member's number too,
 // and the member learns that its own is not the one that is expected. A configuration
 // says in which number its leader has met each member, so that a newcomer knows it
-// before it counts anybody. Whoever has met a member in another number than a leader
-// of the same configuration has counts it in neither: one of the two has forgotten what
-// it promised. All this
-// only removes votes and acknowledgements, so it is safe. It does not help where
-// nobody who matters had met the node, or heard of it, before, nor against an
-// older copy of the same storage: that has the number too.
+// before it counts anybody. Who has met a member in one number, and learns that a leader
+// has in another, counts it in neither: with one of them it has forgotten what it
+// promised. All this only removes votes and acknowledgements, so it is safe. It does
+// not help where nobody who matters had met the node, or heard of it, before, nor
+// against an older copy of the same storage: that has the number too.
 //
 // Members that were taken in anew. A member that is taken out and in again is met anew,
 // by whoever reads of it, and may have another storage then. An answer to what a leader
 // has asked before it added the member is not the first contact, and does not count: it
 // may be late, from the process that had the id before, and so may a call be that it has
-// forwarded. So one that was not met is sent
-// heartbeats only, and entries once it is out again. Who has not read of it yet answers
-// such a member, if it shows that it is one, as a candidate or leader that its
-// configuration lacks (§4.1): a vote request says which entry has added the candidate, a
-// heartbeat which configuration is in force.
+// forwarded. So one that was not met is sent heartbeats only, and entries once it is
+// out again. Who has not read of it yet answers such a member, if it shows that it is one,
+// as a candidate or leader that its configuration lacks (§4.1): a vote request says which
+// entry has added the candidate, a heartbeat which configuration is in force.
 //
 // While such a member is brought up to date the configurations of before are in force in
 // its log, one after the other, and name its id: it is none of their voters, and does not

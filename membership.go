@@ -350,8 +350,8 @@ func (c *core) contact(id NodeID) (i int, known bool) {
 // neither counts.
 const contested = math.MaxUint64
 
-// learnContacts takes over a leader's records of members that this node has not
-// met itself: a disk that anybody lost since does not count here either.
+// learnContacts learns a leader's records of members: a disk that anybody lost since they
+// were taken in does not count here either.
 func (c *core) learnContacts(contacts []Contact) {
 	for _, contact := range contacts {
 		if _, member := c.configuration.member(contact.ID); member && contact.ID != c.settings.id {

@@ -367,8 +367,7 @@ func TestT3LeaseEndsBeforeAnybodyIsTold(t *testing.T) {
 			c.start(id)
 		}
 		leader := c.leader()
-		time.Sleep(2 * heartbeat) // a round after its first commit is answered, and gives it a lease
-		require.True(t, c.node(leader).ShowsLease())
+		c.eventually(2*heartbeat, "a lease, from a round after its first commit", func() bool { return c.node(leader).ShowsLease() })
 		require.NoError(t, c.node(leader).TransferLeadership(t.Context(), ""))
 		require.False(t, receive(t, told, "the loop's note"))
 	})

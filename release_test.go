@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 	"weak"
 
 	"github.com/stretchr/testify/require"
@@ -28,6 +28,12 @@ func (h *held) make() []byte {
 	defer h.mu.Unlock()
 	h.all = append(h.all, weak.Make(&b[0]))
 	return b
+}
+
+func (h *held) made() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.all)
 }
 
 func (h *held) count() (n int) {
@@ -79,9 +85,8 @@ func TestResponsesAreNotKept(t *testing.T) {
 					_, err := leader.Propose(t.Context(), []byte("y"))
 					require.NoError(t, err)
 				}
-				time.Sleep(time.Second)
-				synctest.Wait()
-				require.Len(t, h.all, 3*220)
+				c.eventually(electionTimeout, "all members to have applied all", func() bool { return h.made() == 3*220 })
+				synctest.Wait() // they have answered, too
 				require.Zero(t, h.count())
 			})
 		})
@@ -93,18 +98,18 @@ func TestCallbacksAreNotKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var h held
 		c := startCluster(t, 3, clusterOptions{})
-		leader, called := c.node(c.leader()), 0
+		var called atomic.Int64
+		leader := c.node(c.leader())
 		for range 400 {
 			b := h.make()
 			leader.ProposeAsync([]byte("x"), func(_ raft.Result, err error) {
 				require.NoError(t, err)
 				require.Zero(t, b[0])
-				called++
+				called.Add(1)
 			})
 		}
-		time.Sleep(time.Second)
-		synctest.Wait()
-		require.Equal(t, 400, called)
+		c.eventually(electionTimeout, "all to be called", func() bool { return called.Load() == 400 })
+		synctest.Wait() // the last one has returned
 		require.Zero(t, h.count())
 	})
 }
