@@ -25,11 +25,15 @@ func (c *core) adopt(next configuration) {
 func (c *core) meetAnew(next configuration) {
 	c.contacts = slices.DeleteFunc(slices.Clone(c.contacts), func(contact Contact) bool {
 		_, member := next.member(contact.ID)
-		_, known := c.configuration.member(contact.ID)
-		return member && (!known || c.configuration.origins[contact.ID].added != next.origins[contact.ID].added)
+		asKnown := func(one configuration) bool {
+			_, known := one.member(contact.ID)
+			return known && one.origins[contact.ID].added == next.origins[contact.ID].added
+		}
+		// One that a snapshot replaces may have taken it out, and never have been committed.
+		return member && !asKnown(c.configuration) && !slices.ContainsFunc(c.earlier, asKnown)
 	})
 	for _, m := range next.members {
-		if met := next.origins[m.ID].met; met > 0 && m.ID != c.settings.id {
+		if met := next.origins[m.ID].met; met > 0 {
 			c.learnContact(Contact{m.ID, met})
 		}
 	}

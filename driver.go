@@ -402,11 +402,9 @@ func (c *core) speaksOfAnother(m Member, event any) bool {
 		return follows(e.request.Term)
 	case snapshotArrived:
 		return follows(e.request.Term)
-	case forwardArrived: // from whoever it is: nothing that it says counts
+	default: // a forwarded call, or a TimeoutNow, from whoever it is: nothing that it says counts
 		_, known := c.contact(m.ID)
 		return !known
-	default:
-		return false
 	}
 }
 
@@ -418,9 +416,9 @@ func (d *driver) checkOwnDisk(r *Heartbeat) error {
 		switch {
 		case contact.ID != own.ID || contact.Incarnation == own.Incarnation:
 		case contact.Incarnation == contested:
-			return fmt.Errorf("%w: %s has heard of two storages of this node, %s, since it was taken in: take it out and add it again", ErrOtherDisk, r.From, own.ID)
+			return fmt.Errorf("%w: %s has heard of two storages of this node, %s, since it was taken in, and counts neither: take it out and add it again", ErrOtherDisk, r.From, own.ID)
 		default:
-			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: give it its old storage back, or take it out and add it again",
+			return fmt.Errorf("%w: %s met this node, %s, as %016x, and its storage is %016x now: take it out and add it again, or, if nobody has met it with this one, give it its old storage back",
 				ErrOtherDisk, r.From, own.ID, contact.Incarnation, own.Incarnation)
 		}
 	}
@@ -464,16 +462,20 @@ func (d *driver) admitResponse(now time.Duration, a answerer, event any) {
 	d.step(now, event)
 }
 
-// mayBeFirst reports whether a leader may take an answer for the first one of a member,
-// if there was none before. One that was asked for before the member was added may come
-// late, from a process that had the same id and another disk.
+// mayBeFirst reports whether an answer may be taken for the first one of a member, if there
+// was none before. One that was asked for before the member was added may come late, from
+// a process that had the same id and another disk.
 func (d *driver) mayBeFirst(from NodeID, event any) bool {
-	p := d.core.peer(from)
-	if p == nil || !p.unmet {
+	c := d.core
+	if p := c.peer(from); p != nil {
+		answer, ok := event.(heartbeatAnswered)
+		return !p.unmet || ok && answer.response.Round > p.since
+	}
+	if _, known := c.contact(from); known || c.configuration.origins[from].added == 0 {
 		return true
 	}
-	answer, ok := event.(heartbeatAnswered)
-	return ok && answer.response.Round > p.since
+	answer, ok := event.(voteAnswered)
+	return ok && c.isOfThisElection(answer)
 }
 
 func (d *driver) admitDeferred(now time.Duration) {

@@ -172,22 +172,26 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 		}
 		return
 	}
-	asked, role := c.currentTerm, Candidate
-	if e.preVote {
-		asked, role = c.currentTerm+1, PreCandidate
-	}
-	if c.role != role || e.term != asked || c.ballots[e.from].granted {
+	if !c.isOfThisElection(e) || c.ballots[e.from].granted {
 		return
 	}
 	if e.err != nil {
 		c.ballots[e.from] = lostBallot(e.err)
 		return
 	}
-	if e.response.VoteGranted && role == Candidate && (e.response.PreVote || e.response.Term != c.currentTerm) {
+	if e.response.VoteGranted && !e.preVote && (e.response.PreVote || e.response.Term != c.currentTerm) {
 		return // the grant is another election's
 	}
 	c.ballots[e.from] = ballot{granted: e.response.VoteGranted, why: e.response.Refusal.reason(e.response.Leader)}
 	c.countVotes(now)
+}
+
+// isOfThisElection reports whether an answer is to a request of the present (pre-)election.
+func (c *core) isOfThisElection(e voteAnswered) bool {
+	if e.preVote {
+		return c.role == PreCandidate && e.term == c.currentTerm+1
+	}
+	return c.role == Candidate && e.term == c.currentTerm
 }
 
 // lostBallot is the ballot of a voter that has not answered, or has refused to
@@ -208,14 +212,11 @@ func (c *core) countVotes(now time.Duration) {
 		c.startElection(now)
 		return
 	}
-	granted, voters := 0, 0
+	granted := 0
 	for _, m := range c.configuration.members {
-		if c.configuration.isVoter(m.ID) {
-			granted += int(bit(c.hasVoteOf(m.ID)))
-			voters++
-		}
+		granted += int(bit(c.configuration.isVoter(m.ID) && c.hasVoteOf(m.ID)))
 	}
-	c.tell("become leader", "", "%d of %d voters granted their vote", granted, voters)
+	c.tell("become leader", "", "%d of %d voters granted their vote", granted, c.configuration.voters())
 	c.becomeLeader(now)
 }
 
@@ -275,10 +276,14 @@ func (c *core) sendHeartbeat(now time.Duration, p *progress) {
 	if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
 		p.farewell = c.round
 	}
+	contacts := c.contacts
+	if p.left {
+		contacts = nil // with whichever disk it is out, and is to learn it
+	}
 	p.ask(now, c.round)
 	c.send(p.id, &Heartbeat{
 		Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
-		Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
+		Round: c.round, LeaderAddress: c.settings.address, Contacts: contacts, Configuration: c.configuration.index,
 	}, promise{})
 }
 

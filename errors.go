@@ -162,7 +162,8 @@ var (
 
 	// ErrOtherDisk is returned for a request from a peer that came back with
 	// another disk under its old name: what it promised before is lost, so it
-	// does not count any more.
+	// does not count any more. Nor does one that some have met with one disk and
+	// some with another: then it counts with neither. Take it out and add it again.
 	ErrOtherDisk = errors.New("raft: peer came back with another disk")
 
 	// ErrInvalidMessage is returned for bytes or fields that no correct peer sends.

@@ -354,7 +354,7 @@ const contested = math.MaxUint64
 // were taken in does not count here either.
 func (c *core) learnContacts(contacts []Contact) {
 	for _, contact := range contacts {
-		if _, member := c.configuration.member(contact.ID); member && contact.ID != c.settings.id {
+		if _, member := c.configuration.member(contact.ID); member {
 			c.learnContact(contact)
 		}
 	}
@@ -363,6 +363,9 @@ func (c *core) learnContacts(contacts []Contact) {
 // learnContact takes over what a leader has on record of a member. If this node has met that
 // with another disk, cut off from those who know better perhaps, it is contested.
 func (c *core) learnContact(contact Contact) {
+	if contact.ID == c.settings.id {
+		return
+	}
 	if _, err := c.meet(contact.ID, contact.Incarnation); err == nil {
 		return
 	}

@@ -232,10 +232,8 @@ func (c *core) metAs(id NodeID) uint64 {
 	if id == c.settings.id {
 		return c.settings.incarnation
 	}
-	for _, contact := range c.contacts {
-		if contact.ID == id {
-			return contact.Incarnation
-		}
+	if i, known := c.contact(id); known {
+		return c.contacts[i].Incarnation
 	}
 	return 0
 }

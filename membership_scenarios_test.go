@@ -934,20 +934,17 @@ func TestW1LateRecordOfADiskDoesNotCount(t *testing.T) {
 // neither disk counts, until the member is taken in anew.
 func TestW1MemberMetWithTwoDisksDoesNotCount(t *testing.T) {
 	const before, after = 0xdd, 0xee
-	four := func(r *rig, origins map[NodeID]origin) configuration {
-		return configuration{origins: origins, members: []Member{r.memberCalled("a", Voter), r.memberCalled("b", Voter), r.memberCalled("c", Voter), r.memberCalled("d", Voter)}}
-	}
 	for _, byConfiguration := range []bool{false, true} {
 		r := newRig(t, "a b c")
 		r.addJoiners("d")
 		r.start("b")
 		r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 1, PrevLogTerm: 1,
-			Entries: MakeEntries(LogEntry{2, 2, EntryConfiguration, four(r, map[NodeID]origin{"d": {added: 2}}).encode()})})
+			Entries: MakeEntries(LogEntry{2, 2, EntryConfiguration, fourMembers(r, map[NodeID]origin{"d": {added: 2}}).encode()})})
 		_, err := r.core("b").meet("d", after)
 		require.NoError(t, err)
 		if byConfiguration {
 			r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 2, PrevLogTerm: 2,
-				Entries: MakeEntries(LogEntry{2, 3, EntryConfiguration, four(r, map[NodeID]origin{"d": {2, before}}).encode()})})
+				Entries: MakeEntries(LogEntry{2, 3, EntryConfiguration, fourMembers(r, map[NodeID]origin{"d": {2, before}}).encode()})})
 		} else {
 			r.askHeartbeat("a", "b", Heartbeat{Term: 2, Configuration: 2, Contacts: []Contact{{"d", before}}})
 		}
@@ -963,24 +960,99 @@ func TestW1MemberMetWithTwoDisksDoesNotCount(t *testing.T) {
 		require.ErrorContains(t, err, "two storages")
 		last := r.core("b").log.last()
 		r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: last, PrevLogTerm: 2,
-			Entries: MakeEntries(LogEntry{2, last + 1, EntryConfiguration, four(r, map[NodeID]origin{"d": {last + 1, 0}}).encode()})})
+			Entries: MakeEntries(LogEntry{2, last + 1, EntryConfiguration, fourMembers(r, map[NodeID]origin{"d": {last + 1, 0}}).encode()})})
 		_, err = r.core("b").meet("d", after)
 		require.NoError(t, err, "it was taken in anew")
 	}
 }
 
 // W1: a call that a member has forwarded before it was taken out and in again is not the first
-// contact with it: that is with the disk that it has since.
-func TestW1ForwardedCallIsNoFirstContact(t *testing.T) {
-	r := newCluster(t, "a b c")
-	c, d := r.core("a"), r.node("a").driver
-	c.contacts = nil
-	late := Header{Fingerprint: c.settings.fingerprint, From: "b", To: "a", Incarnation: 0xdd}
-	require.NoError(t, d.checkHeader(late, forwardArrived{request: &ForwardRequest{Header: late}}))
-	require.Empty(t, c.contacts)
-	_, err := c.meet("b", 0xee)
+// contact with it: that is with the disk that it has since. Nor is the end of its leadership.
+func TestW1LateRequestIsNoFirstContact(t *testing.T) {
+	for _, late := range []func(Header) any{
+		func(h Header) any { return forwardArrived{request: &ForwardRequest{Header: h}} },
+		func(h Header) any { return timeoutNowArrived{request: &TimeoutNow{Header: h, Term: 1}} },
+	} {
+		r := newCluster(t, "a b c")
+		c, d := r.core("a"), r.node("a").driver
+		c.contacts = nil
+		header := Header{Fingerprint: c.settings.fingerprint, From: "b", To: "a", Incarnation: 0xdd}
+		require.NoError(t, d.checkHeader(header, late(header)))
+		require.Empty(t, c.contacts)
+		_, err := c.meet("b", 0xee)
+		require.NoError(t, err)
+		require.ErrorIs(t, d.checkHeader(header, late(header)), ErrOtherDisk)
+	}
+}
+
+// W1: nor is an answer that comes late, to what a node has asked when it was a candidate. One to
+// the present election is: a vote may be all that is missing.
+func TestW1LateVoteIsNoFirstContact(t *testing.T) {
+	const before, after = 0xdd, 0xee
+	r := newRig(t, "a b c")
+	r.addJoiners("d")
+	r.start("b")
+	r.timeOut("b")
+	r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 1, PrevLogTerm: 1,
+		Entries: MakeEntries(LogEntry{2, 2, EntryConfiguration, fourMembers(r, map[NodeID]origin{"d": {added: 2}}).encode()})})
+	preVote := func(term Term, incarnation uint64) voteAnswered {
+		return voteAnswered{"d", term, true, &VoteResponse{Term: 1, PreVote: true, VoteGranted: true, Incarnation: incarnation}, nil}
+	}
+	r.do("b", preVote(2, before))
+	r.settle()
+	require.NotContains(t, r.hardState("b").Contacts, Contact{"d", before})
+	r.timeOut("b")
+	require.Equal(t, PreCandidate, r.core("b").role)
+	r.do("b", preVote(2, before))
+	r.do("b", preVote(3, after))
+	r.settle()
+	require.Contains(t, r.hardState("b").Contacts, Contact{"d", after})
+	require.True(t, r.core("b").ballots["d"].granted)
+}
+
+// W1: a snapshot takes the place of an entry that would have taken a member out, and was never
+// committed: what is on record of its disk stays.
+func TestW1RecordOutlastsARemovalThatIsReplaced(t *testing.T) {
+	const before, after = 0xdd, 0xee
+	r := newRig(t, "a b c d")
+	r.start("b")
+	_, err := r.core("b").meet("d", before)
 	require.NoError(t, err)
-	require.ErrorIs(t, d.checkHeader(late, forwardArrived{request: &ForwardRequest{Header: late}}), ErrOtherDisk)
+	without := configuration{members: []Member{r.memberCalled("a", Voter), r.memberCalled("b", Voter), r.memberCalled("c", Voter)}}
+	r.askAppend("a", "b", AppendEntries{Term: 2, PrevLogIndex: 1, PrevLogTerm: 1,
+		Entries: MakeEntries(LogEntry{2, 2, EntryConfiguration, without.encode()})})
+	r.settle()
+	r.askSnapshot("c", "b", r.snapshotOf(3, r.log("1 3 3 3")))
+	r.settle()
+	require.Equal(t, Index(4), r.core("b").commitIndex)
+	require.Contains(t, r.hardState("b").Contacts, Contact{"d", before})
+	_, err = r.core("b").meet("d", after)
+	require.ErrorIs(t, err, ErrOtherDisk)
+}
+
+// W1: who does not count, since it was met with another disk or with two, learns all the same that
+// it was taken out.
+func TestW1WhoDoesNotCountLearnsThatItIsOut(t *testing.T) {
+	for _, met := range []uint64{contested, 7} {
+		r := newCluster(t, "a b c d")
+		r.elect("a")
+		r.pass(beat)
+		c := r.core("a")
+		i, known := c.contact("d")
+		require.True(t, known)
+		c.contacts[i].Incarnation = met
+		c.remember()
+		r.pass(beat)
+		require.Contains(t, c.peer("d").trouble, wordsOf(ErrOtherDisk))
+		r.change("a", 0, removes("d"))
+		r.pass(10 * beat)
+		require.False(t, r.up("d"))
+	}
+}
+
+// fourMembers is a configuration of voters.
+func fourMembers(r *rig, origins map[NodeID]origin) configuration {
+	return configuration{origins: origins, members: []Member{r.memberCalled("a", Voter), r.memberCalled("b", Voter), r.memberCalled("c", Voter), r.memberCalled("d", Voter)}}
 }
 
 // W1: records of disks do not pile up when members come and go.

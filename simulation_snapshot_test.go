@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/seed-8da499c8/raft/internal/sim"
@@ -138,7 +139,9 @@ type simState struct {
 }
 
 func (m *simMachine) Snapshot() ([]byte, error) {
-	return json.Marshal(simState{m.n, m.store.Values(), m.recent[max(0, len(m.recent)-20):]})
+	latest := max(0, len(m.recent)-20)
+	recent := slices.DeleteFunc(slices.Clone(m.recent[:latest]), func(command string) bool { return !strings.HasPrefix(command, "fresh") })
+	return json.Marshal(simState{m.n, m.store.Values(), append(recent, m.recent[latest:]...)})
 }
 
 func (m *simMachine) Restore(snapshot []byte) error {

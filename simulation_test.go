@@ -19,7 +19,7 @@ import (
 
 var (
 	simSeed      = flag.Uint64("sim.seed", 0, "simulate the life of this seed alone, and tell it")
-	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: 1000, or 100 where they take long")
+	simSeeds     = flag.Int("sim.seeds", 0, "how many lives to simulate; 0: 150, or 100 where time is short")
 	simTrace     = flag.String("sim.trace", "", "the `file` for a page that shows the life of -sim.seed")
 	simHistories = flag.String("sim.histories", "", "the `directory` for what the clients of each life saw")
 )

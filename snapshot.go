@@ -331,8 +331,8 @@ func (c *core) install(now time.Duration, s SnapshotMetadata) error {
 	}
 	c.log.compact(s.EntryID)
 	c.commitIndex = s.Index
-	c.earlier = nil
 	c.meetAnew(configuration)
+	c.earlier = nil
 	c.inForce(configuration)
 	c.installing = c.remember()
 	return nil

@@ -84,11 +84,18 @@ func (c *tcpConn) expireAt(deadline time.Time) {
 	c.expiresAt = deadline
 }
 
-// expire ends the calls that nobody waits for whose deadline has come.
+// expire ends the calls that nobody waits for whose deadline has come. The end of the
+// connection waits for it.
 func (c *tcpConn) expire() {
 	now := time.Now()
 	var late []*tcpCall
 	c.mu.Lock()
+	if c.calls == nil {
+		c.mu.Unlock()
+		return
+	}
+	c.expiring.Add(1)
+	defer c.expiring.Done()
 	c.expiresAt = time.Time{}
 	for id, call := range c.calls {
 		switch {

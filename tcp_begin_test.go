@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-8da499c8/raft/internal/wire"
@@ -84,13 +85,12 @@ func TestTCPCallsWithoutGoroutines(t *testing.T) {
 			require.NoError(t, awaitValue(t, ended, "the answer"))
 
 			hang.Store(true)
-			later, started := start(a, b, 50*time.Millisecond)
+			later, started := start(a, b, 400*time.Millisecond)
 			require.True(t, started)
-			late, started := start(a, b, time.Millisecond)
+			awaitValue(t, entered, "the call that hangs")
+			late, started := start(a, b, 100*time.Millisecond)
 			require.True(t, started)
-			for range 2 {
-				awaitValue(t, entered, "the calls that hang")
-			}
+			awaitValue(t, entered, "the other call that hangs")
 			require.ErrorIs(t, awaitValue(t, late, "the end of its time"), context.DeadlineExceeded)
 			require.ErrorIs(t, awaitValue(t, later, "the end of its time, too"), context.DeadlineExceeded)
 
@@ -107,6 +107,39 @@ func TestTCPCallsWithoutGoroutines(t *testing.T) {
 			require.Empty(t, lost)
 		})
 	}
+}
+
+// The end of a transport waits for those that it tells that their time is over.
+func TestTCPCloseWaitsForTheTold(t *testing.T) {
+	t.Parallel()
+	a, b := startTCPPair(t, 4*time.Second)
+	b.handler.heartbeat = func(ctx context.Context, r *Heartbeat) (*HeartbeatResponse, error) {
+		if r.Round == 9 {
+			<-ctx.Done()
+		}
+		return &HeartbeatResponse{Term: r.Term}, nil
+	}
+	require.NoError(t, a.beat(t, b))
+	entered, stop := make(chan bool), make(chan bool)
+	var left atomic.Bool
+	require.True(t, a.tcp.startHeartbeat(b.id, &Heartbeat{Header: a.headerTo(b.transportNode), Term: 7, Round: 9}, time.Millisecond, func(*HeartbeatResponse, error) {
+		close(entered)
+		<-stop
+		left.Store(true)
+	}))
+	awaitValue(t, entered, "the end of its time")
+	closed := make(chan error, 1)
+	go func() {
+		err := a.tcp.Close()
+		assert.True(t, left.Load())
+		closed <- err
+	}()
+	select {
+	case <-closed:
+	case <-time.After(50 * time.Millisecond): // time enough for one that does not wait
+	}
+	close(stop)
+	require.NoError(t, awaitValue(t, closed, "the end of the transport"))
 }
 
 // A sender of small requests never waits for the socket: what that does not take at once

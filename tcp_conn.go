@@ -71,7 +71,8 @@ var (
 )
 
 // tcpConn is one connection after its handshake, of either direction. Two
-// goroutines live with it: the reader, which also ends it, and the writer. What is small
+// goroutines live with it: the reader, which also ends it, and the writer; and at times
+// that of the timer which ends calls. What is small
 // and urgent is written by whoever sends it, if nobody else is writing and the socket
 // takes it at once: a wake-up less on the way of a heartbeat.
 type tcpConn struct {
@@ -94,18 +95,22 @@ type tcpConn struct {
 	handlers               sync.WaitGroup
 	urgentCalls, bulkCalls callBound
 	forwardCalls           callBound
-	mu                     sync.Mutex // guards what follows; never held across I/O, encoding or callbacks
-	queue                  []outgoing
-	queued                 int         // bytes, from here until they are written
-	writing                bool        // somebody has frames
-	quiet                  bool        // nothing was written since keepAlive
-	frames                 frameWriter // of who has set writing
-	failure                error       // why it broke; nil while it works
-	lastID                 uint64
-	calls                  map[uint64]*tcpCall // sent or queued, not answered; outbound only
-	streams                map[*tcpStream]struct{}
-	expiry                 *time.Timer // runs expire; nil: there was no call with a deadline of its own yet
-	expiresAt              time.Time   // when it does; zero: not before there is another such call
+
+	mu      sync.Mutex // guards what follows; never held across I/O, encoding or callbacks
+	queue   []outgoing
+	queued  int         // bytes, from here until they are written
+	writing bool        // somebody has frames
+	quiet   bool        // nothing was written since keepAlive
+	frames  frameWriter // of who has set writing
+	failure error       // why it broke; nil while it works
+
+	// Outbound only.
+	lastID    uint64
+	calls     map[uint64]*tcpCall // sent or queued, not answered; nil once the connection has ended
+	streams   map[*tcpStream]struct{}
+	expiry    *time.Timer    // runs expire; nil: there was no call with a deadline of its own yet
+	expiresAt time.Time      // when it does; zero: not before there is another such call
+	expiring  sync.WaitGroup // begun with mu held
 }
 
 // outgoing is a frame that waits to be written.
@@ -124,7 +129,7 @@ type tcpCall struct {
 	response message
 
 	// One of the three: a caller waits for done, which is closed after err is
-	// set, told is called, at the deadline at the latest, or a stream is told.
+	// set, told is called, soon after the deadline at the latest, or a stream is told.
 	// position counts the requests of the stream.
 	done     chan struct{}
 	err      error
@@ -465,9 +470,8 @@ func (c *tcpConn) respond(out outgoing) {
 	c.mu.Lock()
 	err := c.enqueue(out)
 	if err == errQueueFull && large {
-		c.queue = append(c.queue, outgoing{kind: kindError, id: out.id, code: CodeInternal, text: "there is no room for the answer", size: messageOverhead})
-		c.queued += messageOverhead // no more of them than requests may be running
-		err = nil
+		c.push(outgoing{kind: kindError, id: out.id, code: CodeInternal, text: "there is no room for the answer", size: messageOverhead})
+		err = nil // no more of them than requests may be running
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -486,9 +490,14 @@ func (c *tcpConn) enqueue(out outgoing) error {
 	if limited && c.queued > 0 && c.queued+out.size > c.transport.options.sendQueue {
 		return errQueueFull
 	}
-	c.queued += out.size
-	c.queue = append(c.queue, out)
+	c.push(out)
 	return nil
+}
+
+// push queues a frame whether there is room or not. c.mu is held.
+func (c *tcpConn) push(out outgoing) {
+	c.queue = append(c.queue, out)
+	c.queued += out.size
 }
 
 // request sends a request under a new id. It does not block.
@@ -622,6 +631,7 @@ func (c *tcpConn) end() {
 	}
 	cause := c.failure
 	c.mu.Unlock()
+	c.expiring.Wait()
 	for _, call := range calls {
 		if call.stream != nil {
 			continue
@@ -708,8 +718,7 @@ func (c *tcpConn) keepAlive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.quiet {
-		c.queued += messageOverhead
-		c.queue = append(c.queue, outgoing{kind: kindAlive, size: messageOverhead})
+		c.push(outgoing{kind: kindAlive, size: messageOverhead})
 	}
 	c.quiet = true
 }
