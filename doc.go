@@ -299,12 +299,12 @@
 // Members that were taken in anew. A member that is taken out and in again is met anew,
 // by whoever reads of it, and may have another storage then. An answer to what a leader
 // has asked before it added the member is not the first contact, and does not count: it
-// may be late, from the process that had the id before. So may what a candidate has asked,
-// a call that was forwarded, or a TimeoutNow. So one that was not met is sent heartbeats
-// only, and entries once it is out again. Who has not read of it yet answers such a
-// member, if it shows that it is one, as a candidate or leader that its configuration
-// lacks (§4.1): a vote request says which entry has added the candidate, a heartbeat
-// which configuration is in force.
+// may be late, from the process that had the id before. So one that was not met is sent
+// heartbeats only, and entries once it is out again. Late may be, too, an answer to a
+// candidate of before, a call that was forwarded, or a TimeoutNow. Who has not read of it
+// yet answers such a member, if it shows that it is one, as a candidate or leader that its
+// configuration lacks (§4.1): a vote request says which entry has added the candidate, a
+// heartbeat which configuration is in force.
 //
 // While such a member is brought up to date the configurations of before are in force in
 // its log, one after the other, and name its id: it is none of their voters, and does not

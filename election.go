@@ -186,7 +186,8 @@ func (c *core) handleVoteResponse(now time.Duration, e voteAnswered) {
 	c.countVotes(now)
 }
 
-// isOfThisElection reports whether an answer is to a request of the present (pre-)election.
+// isOfThisElection reports whether an answer is to a request of the present (pre-)election: of
+// an earlier one of the same term the calls have ended, an election timeout after they began.
 func (c *core) isOfThisElection(e voteAnswered) bool {
 	if e.preVote {
 		return c.role == PreCandidate && e.term == c.currentTerm+1
@@ -276,14 +277,10 @@ func (c *core) sendHeartbeat(now time.Duration, p *progress) {
 	if p.left && p.farewell == 0 && commit >= c.configuration.index && c.log.matches(commit, c.currentTerm) { // else it does not believe it yet
 		p.farewell = c.round
 	}
-	contacts := c.contacts
-	if p.left {
-		contacts = nil // with whichever disk it is out, and is to learn it
-	}
 	p.ask(now, c.round)
 	c.send(p.id, &Heartbeat{
 		Header: c.header(p.id), Term: c.currentTerm, Commit: commit,
-		Round: c.round, LeaderAddress: c.settings.address, Contacts: contacts, Configuration: c.configuration.index,
+		Round: c.round, LeaderAddress: c.settings.address, Contacts: c.contacts, Configuration: c.configuration.index,
 	}, promise{})
 }
 

@@ -1030,24 +1030,26 @@ func TestW1RecordOutlastsARemovalThatIsReplaced(t *testing.T) {
 	require.ErrorIs(t, err, ErrOtherDisk)
 }
 
-// W1: who does not count, since it was met with another disk or with two, learns all the same that
-// it was taken out.
-func TestW1WhoDoesNotCountLearnsThatItIsOut(t *testing.T) {
-	for _, met := range []uint64{contested, 7} {
-		r := newCluster(t, "a b c d")
-		r.elect("a")
-		r.pass(beat)
-		c := r.core("a")
-		i, known := c.contact("d")
-		require.True(t, known)
-		c.contacts[i].Incarnation = met
-		c.remember()
-		r.pass(beat)
-		require.Contains(t, c.peer("d").trouble, wordsOf(ErrOtherDisk))
-		r.change("a", 0, removes("d"))
-		r.pass(10 * beat)
-		require.False(t, r.up("d"))
-	}
+// W1: a member that is started without its disk, to be added again, while its leader still tells
+// it that it was taken out, does not take that for its own removal.
+func TestW1ReplacedMemberWaitsToBeAdded(t *testing.T) {
+	r := newCluster(t, "a b c d")
+	r.elect("a")
+	r.pass(beat)
+	r.wipe("d")
+	r.transfer("a", "b")
+	r.pass(2 * beat)
+	removal := r.change("b", 0, removes("d"))
+	r.pass(beat)
+	require.Equal(t, decision{true, removal.index, nil}, *removal)
+	r.node("d").joins = true
+	r.start("d")
+	r.pass(2 * wait)
+	require.True(t, r.up("d"), "%v", r.node("d").failure)
+	addition := r.change("b", 0, r.adds("d"))
+	r.pass(20 * wait)
+	require.Equal(t, decision{true, addition.index, nil}, *addition)
+	require.Equal(t, r.core("b").commitIndex, r.core("d").commitIndex)
 }
 
 // fourMembers is a configuration of voters.
