@@ -317,7 +317,9 @@
 // one, knows it to be committed, is not in it and was in an earlier one, stops. The
 // index keeps a member that was taken in again from stopping when it reads of its
 // removal of long ago. Meanwhile it is sent the entries that it lacks, but no snapshot:
-// a member that would need one to read of its removal waits until somebody stops it.
+// a member that would need one to read of its removal waits until somebody stops it. So
+// does one that does not count with the storage that it has: it refuses heartbeats which
+// say so, and cannot be told from one that was started to be added again.
 //
 // Recovery from a lost majority is not in the thesis, and no consensus: somebody says
 // that the others will not come back. [RecoverCluster] makes one survivor the only

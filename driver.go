@@ -402,7 +402,7 @@ func (c *core) speaksOfAnother(m Member, event any) bool {
 		return follows(e.request.Term)
 	case snapshotArrived:
 		return follows(e.request.Term)
-	default: // a forwarded call, or a TimeoutNow, from whoever it is: nothing that it says counts
+	default: // a forwarded call, or a TimeoutNow, from whoever it is: neither vouches for anything
 		_, known := c.contact(m.ID)
 		return !known
 	}

@@ -71,10 +71,10 @@ var (
 )
 
 // tcpConn is one connection after its handshake, of either direction. Two
-// goroutines live with it: the reader, which also ends it, and the writer; and at times
-// that of the timer which ends calls. What is small
-// and urgent is written by whoever sends it, if nobody else is writing and the socket
-// takes it at once: a wake-up less on the way of a heartbeat.
+// goroutines live with it: the reader, which also ends it, and the writer. A timer runs a
+// third one for a moment, to end calls that are late. What is small and urgent is written
+// by whoever sends it, if nobody else is writing and the socket takes it at once: a
+// wake-up less on the way of a heartbeat.
 type tcpConn struct {
 	// Immutable after it is made.
 	transport *TCPTransport
